@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was decided for one recipient, and why. Every face (map, policy, Exim, explain) prints this same object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """The words of the product. ASK never leaves the process: the router needs a live look-up first."""
+
+    LOCAL = "LOCAL"
+    RELAY = "RELAY"
+    EXPAND = "EXPAND"
+    UNKNOWN = "UNKNOWN"
+    LOOP = "LOOP"
+    TEMP = "TEMP"
+    PASS = "PASS"  # noqa: S105  the decision word, not a secret
+    ASK = "ASK"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision.
+
+    verdict: the word. reason: one line for people, without the address (so that it can be shared by all
+        recipients in the same situation).
+    domain: the split domain's name ("" for PASS of a foreign domain).
+    destination: name in `[destinations]` for RELAY, "" else.
+    local_transport: what `transport` answers for LOCAL, UNKNOWN, EXPAND ("" means `:`).
+    targets: for EXPAND, the leaves in external form, folded, extension applied, in order, each once.
+    dropped: members left out by `group_members = false`.
+    verify: RELAY of an unlisted address under `unknown = "verify"`: policy adds the probe.
+    suspended: listed, but inactive: policy answers 550 5.2.1.
+    listed: some directory or wave lists it (or configuration does: postmaster).
+    identity: `virtual_alias` answers the address itself.
+    catchall: EXPAND made by `unknown = "catchall:…"`.
+    directory: name of the directory whose row decided, "" else.
+    findings: things an administrator should mend, one line each.
+    keep: the answer stays true for the whole generation (no "no", no live answer, no time behind it).
+    ask: with ASK, the (directory, local, domain) look-ups that would settle it.
+    until: unix time at which this decision may change by itself (a wave, delivery_until), or None.
+    """
+
+    verdict: Verdict
+    reason: str
+    domain: str = ""
+    destination: str = ""
+    local_transport: str = ""
+    targets: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    verify: bool = False
+    suspended: bool = False
+    listed: bool = False
+    identity: bool = False
+    catchall: bool = False
+    directory: str = ""
+    findings: tuple[str, ...] = ()
+    keep: bool = True
+    ask: tuple[tuple[str, str, str], ...] = ()
+    until: float | None = None

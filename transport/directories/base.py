@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a directory is to the rest of the program. Synchronous: the keeper calls it from its own threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from transport.record import Record
+
+
+class DirectoryError(Exception):
+    """The directory could not be read: down, refused, misconfigured. `hint` says what to do about it."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class DirectoryTimeout(DirectoryError):
+    """It did not answer in time. Only this, never a plain error, counts towards the circuit."""
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Nonsense found while listing: counted wholly, the first 1,000 kept."""
+
+    count: int = 0
+    first: list[tuple[str, str]] = field(default_factory=list)  # (what, why)
+
+    def add(self, what: str, why: str) -> None:
+        """Note one entry that is not used. `what` is cut to 200 characters."""
+        self.count += 1
+        if len(self.first) < 1000:
+            self.first.append((what[:200], why))
+
+
+@dataclass(slots=True)
+class Listing:
+    """One full listing on its way. Iterate `records` to the end, then read the rest.
+
+    server: which server answered (LDAP; "" else): a "no" of another one is not believed until a listing with it.
+    content_time: unix time of the content (files: mtime or exported_at), None for live directories.
+    """
+
+    records: Iterator[Record]
+    skipped: Skipped
+    server: str = ""
+    content_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Answer of one live look-up: the records found among the addresses asked, and which server said so."""
+
+    records: Sequence[Record]
+    server: str = ""
+
+
+class Source(Protocol):
+    """A connected directory. One thread at a time uses one Source; each thread opens its own."""
+
+    def list(self) -> Listing:
+        """Everyone, as a stream. Raises DirectoryError, also while iterating."""
+
+    def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
+        """Those of the (local, domain) pairs, at most 50, that are listed. Raises DirectoryError/DirectoryTimeout."""
+
+    def close(self) -> None:
+        """Let go of the connection; never raises."""
