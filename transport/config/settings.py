@@ -107,7 +107,6 @@ class FileOptions:
     path: str
     format: str  # list csv postfix passwd aliases m365 zoho google cpanel cpanel-uapi
     columns: Mapping[str, str] = field(default_factory=dict)
-    domain: str = ""  # for formats whose entries carry no domain (passwd, aliases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +133,7 @@ class Directory:
     may_be_empty: bool = False
     canary: tuple[str, ...] = ()
     max_age: float | None = None
+    domains: tuple[str, ...] = ()  # the split domains that name it: a bare local part (passwd) stands for each
 
     @property
     def live(self) -> bool:
