@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests; the folders mirror the packages, `e2e` drives real mail servers."""
