@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL as a private process, on loopback and a socket of its own, without fsync."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+from tests.servers.process import Process, accepts, free_port, run, scratch, tool
+
+_FOLDERS = sorted((str(p) for p in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+BINARY = tool("postgres", *_FOLDERS)
+USER = "postgres"
+
+
+class Postgres:
+    """`url` for SQLAlchemy (user `postgres`, no password). `database(name)` makes a fresh one.
+
+    `reader` with the password `s3cr/et:word` may connect and read; its password is asked for.
+    """
+
+    reader_password = "s3cr/et:word"
+
+    def __init__(self) -> None:
+        self.folder = scratch("postgres", USER)
+        self.port = free_port()
+        self.host = "127.0.0.1"
+        self.process = Process("postgres", self.folder / "log")
+        self._data = self.folder / "data"
+        run(
+            [
+                tool("initdb", *_FOLDERS),
+                "-D",
+                str(self._data),
+                "-U",
+                USER,
+                "-A",
+                "trust",
+                "--no-sync",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+            ],
+            user=USER,
+        )
+        (self._data / "pg_hba.conf").write_text(
+            "local all all trust\nhost all reader 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+        )
+        self.start()
+        self.sql("CREATE ROLE reader LOGIN PASSWORD '{}'".format(self.reader_password.replace("'", "''")))
+        self.sql("GRANT pg_read_all_data TO reader")
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy URL of the database `postgres`."""
+        return self.url_of("postgres")
+
+    def url_of(self, database: str, user: str = USER, password: str = "") -> str:
+        """SQLAlchemy URL of a database; the password is quoted as a URL wants it."""
+        from urllib.parse import quote
+
+        secret = f":{quote(password, safe='')}" if password else ""
+        return f"postgresql+psycopg://{user}{secret}@{self.host}:{self.port}/{database}"
+
+    def database(self, name: str, script: str = "") -> str:
+        """A fresh database with `script` run in it; gives its SQLAlchemy URL."""
+        self.sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        self.sql(f'CREATE DATABASE "{name}"')
+        if script:
+            self.sql(script, name)
+        return self.url_of(name)
+
+    def sql(self, script: str, database: str = "postgres") -> str:
+        """Run statements with psql; gives unaligned rows, `|` between columns."""
+        return run(
+            [
+                tool("psql", *_FOLDERS),
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-h",
+                str(self.folder),
+                "-p",
+                str(self.port),
+                "-U",
+                USER,
+                "-d",
+                database,
+                "-f",
+                "-",
+            ],
+            stdin=script,
+        )
+
+    def start(self) -> None:
+        """Start on what the data folder holds."""
+        self.process.launch(
+            [
+                BINARY,
+                "-D",
+                str(self._data),
+                "-p",
+                str(self.port),
+                "-k",
+                str(self.folder),
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "fsync=off",
+                "-c",
+                "synchronous_commit=off",
+                "-c",
+                "full_page_writes=off",
+                "-c",
+                "shared_buffers=64MB",
+                "-c",
+                "max_connections=60",
+            ],
+            self._ready,
+            user=USER,
+        )
+
+    def _ready(self) -> bool:
+        if not accepts(self.host, self.port):
+            return False
+        try:
+            self.sql("SELECT 1")
+        except RuntimeError:
+            return False
+        return True
+
+    def restart(self) -> None:
+        """Drop every connection at once and come back with the same data."""
+        self.stop()
+        self.start()
+
+    def hang(self) -> None:
+        """SIGSTOP for the server and every backend."""
+        for child in _children(self.process.pid):
+            _signal(child, signal.SIGSTOP)
+        self.process.hang()
+
+    def cont(self) -> None:
+        """SIGCONT for all of them."""
+        self.process.cont()
+        for child in _children(self.process.pid):
+            _signal(child, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Fast shutdown; the data stays."""
+        if self.process.running:
+            self.cont()
+        self.process.stop(signal.SIGINT)
+
+    def close(self) -> None:
+        """End it and remove its data."""
+        if self.process.running:
+            self.cont()
+        self.process.stop(signal.SIGQUIT, 5)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    """The server's backends: each leads a process group of its own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _signal(pid: int, number: int) -> None:
+    import os
+
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

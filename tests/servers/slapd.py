@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenLDAP's slapd as a private process: one mdb database with content sync, plain, TLS and a local socket."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.servers.process import Process, accepts, free_port, run, scratch, tool
+from tests.servers.tls import Authority
+
+BINARY = tool("slapd")
+SUFFIX = "dc=example,dc=com"
+ADMIN = f"cn=admin,{SUFFIX}"
+PASSWORD = "sesame"
+
+# qmail.schema's names, which many mail sites carry, in one auxiliary class that any entry may have.
+_SCHEMA = """
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.4 NAME 'mailAlternateAddress' EQUALITY caseIgnoreIA5Match
+  SUBSTR caseIgnoreIA5SubstringsMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.6 NAME 'mailHost' EQUALITY caseIgnoreIA5Match
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.7 NAME 'mailForwardingAddress' EQUALITY caseIgnoreIA5Match
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.20 NAME 'accountStatus' EQUALITY caseIgnoreIA5Match
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 SINGLE-VALUE )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.99 NAME 'mailKind' EQUALITY caseIgnoreIA5Match
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 SINGLE-VALUE )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.98 NAME 'intlMail' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+objectclass ( 1.3.6.1.4.1.7914.1.2.2.1 NAME 'mailPerson' SUP top AUXILIARY
+  MAY ( mail $ mailAlternateAddress $ mailHost $ mailForwardingAddress $ accountStatus $ mailKind
+        $ intlMail $ proxyAddresses $ targetAddress ) )
+"""
+_EXCHANGE = """
+attributetype ( 1.2.840.113556.1.2.210 NAME 'proxyAddresses' EQUALITY caseIgnoreMatch
+  SUBSTR caseIgnoreSubstringsMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 1.2.840.113556.1.2.352 NAME 'targetAddress' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 SINGLE-VALUE )
+"""
+
+BASE_LDIF = f"""\
+dn: {SUFFIX}
+objectClass: top
+objectClass: dcObject
+objectClass: organization
+o: Example
+dc: example
+
+dn: ou=people,{SUFFIX}
+objectClass: organizationalUnit
+ou: people
+
+dn: ou=groups,{SUFFIX}
+objectClass: organizationalUnit
+ou: groups
+"""
+
+
+class Slapd:
+    """`url`, `ldaps`, `base`; bind as ADMIN with PASSWORD. Begins with `ou=people` and `ou=groups`, empty.
+
+    authority: gives it a certificate (for `localhost` and 127.0.0.1), and `ldaps` and StartTLS work.
+    size_limit: what one search may give without paging. extra: further slapd.conf lines of the database.
+    """
+
+    suffix = SUFFIX
+    admin = ADMIN
+    password = PASSWORD
+    base = f"ou=people,{SUFFIX}"
+
+    def __init__(
+        self,
+        *,
+        authority: Authority | None = None,
+        host: str = "127.0.0.1",
+        size_limit: str = "unlimited",
+        extra: str = "",
+        sessionlog: int = 1000,
+        content_sync: bool = True,
+        start: bool = True,
+    ) -> None:
+        self.folder = scratch("slapd")
+        self.host = host
+        self.port, self.tls_port = free_port(host), free_port(host)
+        self.url = f"ldap://{host}:{self.port}"
+        self.ldaps = f"ldaps://{host}:{self.tls_port}" if authority else ""
+        self.process = Process("slapd", self.folder / "log")
+        self._data = self.folder / "data"
+        self._data.mkdir()
+        (self.folder / "mail.schema").write_text(_EXCHANGE + _SCHEMA)
+        tls = ""
+        if authority is not None:
+            certificate, key = authority.issue(f"slapd{self.port}")
+            tls = f"TLSCertificateFile {certificate}\nTLSCertificateKeyFile {key}\nTLSCACertificateFile {authority.ca}\n"
+        sync = f"overlay syncprov\nsyncprov-sessionlog {sessionlog}\n" if content_sync else ""
+        schemas = "".join(
+            f"include /etc/ldap/schema/{n}.schema\n" for n in ("core", "cosine", "inetorgperson")
+        )
+        self.conf = self.folder / "slapd.conf"
+        self.conf.write_text(
+            f"{schemas}include {self.folder}/mail.schema\n"
+            f"pidfile {self.folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload syncprov\n"
+            f"sizelimit {size_limit}\nthreads 4\n{tls}"
+            f"database mdb\nsuffix {SUFFIX}\nrootdn {ADMIN}\nrootpw {PASSWORD}\ndirectory {self._data}\n"
+            "maxsize 2147483648\ndbnosync\nindex objectClass,entryUUID,entryCSN eq\n"
+            f"index mail,mailAlternateAddress,proxyAddresses,intlMail eq\n{extra}\n{sync}"
+        )
+        self._slapadd(BASE_LDIF)
+        if start:
+            self.start()
+
+    def _slapadd(self, ldif: str) -> None:
+        run([tool("slapadd"), "-q", "-f", str(self.conf)], stdin=ldif)
+
+    def start(self) -> None:
+        """Start on what the database holds."""
+        where = f"{self.url}/ {self.ldaps}{'/' if self.ldaps else ''}".strip()
+        self.process.launch(
+            [BINARY, "-f", str(self.conf), "-h", where, "-d", "0"], lambda: accepts(self.host, self.port)
+        )
+
+    def restart(self, *, empty: bool = False) -> None:
+        """Stop and start; `empty`: with the same tree, but nobody in it."""
+        self.stop()
+        if empty:
+            shutil.rmtree(self._data)
+            self._data.mkdir()
+            self._slapadd(BASE_LDIF)
+        self.start()
+
+    def load(self, ldif: str) -> None:
+        """Fill a large LDIF in quickly: the server is down meanwhile."""
+        running = self.process.running
+        self.stop()
+        self._slapadd(ldif)
+        if running:
+            self.start()
+
+    def ldif(self, text: str) -> None:
+        """Apply LDIF: entries to add, or `changetype:` records."""
+        run(["ldapmodify", "-a", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD], stdin=text)
+
+    def person(self, uid: str, *mail: str, ou: str = "people", **attributes: str | Iterable[str]) -> str:
+        """Add an inetOrgPerson with these addresses (the first in `mail`, all others too); gives its DN."""
+        dn = f"uid={uid},ou={ou},{SUFFIX}"
+        lines = [
+            f"dn: {dn}",
+            "objectClass: inetOrgPerson",
+            "objectClass: mailPerson",
+            f"cn: {uid}",
+            f"sn: {uid}",
+        ]
+        lines += [f"mail: {value}" for value in mail]
+        for name, values in attributes.items():
+            lines += [f"{name}: {v}" for v in ([values] if isinstance(values, str) else values)]
+        self.ldif("\n".join(lines) + "\n")
+        return dn
+
+    def group(self, cn: str, mail: str, members: Iterable[str]) -> str:
+        """Add a groupOfNames with an address and these member DNs; gives its DN."""
+        dn = f"cn={cn},ou=groups,{SUFFIX}"
+        lines = [
+            f"dn: {dn}",
+            "objectClass: groupOfNames",
+            "objectClass: mailPerson",
+            f"cn: {cn}",
+            f"mail: {mail}",
+        ]
+        self.ldif("\n".join([*lines, *(f"member: {m}" for m in members)]) + "\n")
+        return dn
+
+    def delete(self, dn: str) -> None:
+        """Remove one entry."""
+        run(["ldapdelete", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD, dn])
+
+    def clear(self) -> None:
+        """Remove everybody: people and groups."""
+        for ou in ("people", "groups"):
+            found = run(
+                [
+                    "ldapsearch",
+                    "-x",
+                    "-LLL",
+                    "-o",
+                    "ldif-wrap=no",
+                    "-H",
+                    self.url,
+                    "-D",
+                    ADMIN,
+                    "-w",
+                    PASSWORD,
+                    "-b",
+                    f"ou={ou},{SUFFIX}",
+                    "-s",
+                    "one",
+                    "1.1",
+                ]
+            )
+            names = [line for line in found.splitlines() if line.startswith("dn")]
+            if names:
+                self.ldif("".join(f"{name}\nchangetype: delete\n\n" for name in names))
+
+    def hang(self) -> None:
+        """SIGSTOP."""
+        self.process.hang()
+
+    def cont(self) -> None:
+        """SIGCONT."""
+        self.process.cont()
+
+    def stop(self) -> None:
+        """End the server; its data stays."""
+        self.process.stop()
+
+    def close(self) -> None:
+        """End the server and remove its data."""
+        self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def secret_file(self, folder: Path) -> Path:
+        """A file with the admin's password, mode 0600."""
+        path = folder / "ldap.secret"
+        path.write_text(PASSWORD + "\n")
+        path.chmod(0o600)
+        return path
