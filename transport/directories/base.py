@@ -43,12 +43,38 @@ class Listing:
 
     server: which server answered (LDAP; "" else): a "no" of another one is not believed until a listing with it.
     content_time: unix time of the content (files: mtime or exported_at), None for live directories.
+    cookie: where `changes` may go on after this listing, read *before* the first record (contextCSN, uSNChanged, the
+        largest `changed` value); empty where the directory cannot tell of changes. Read it after the last record.
     """
 
     records: Iterator[Record]
     skipped: Skipped
     server: str = ""
     content_time: float | None = None
+    cookie: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a directory says has changed since a cookie.
+
+    upserts: (entry key, *all* records of that entry now); an entry's addresses that are no longer among them are
+        removed. With key None (SQL) the records are taken one by one and remove nothing.
+    deletes: keys of entries that are gone.
+    present: with content sync's present phase: keys of all entries that exist; whatever entry of the index is neither
+        here nor in upserts is gone. None where the directory names its deletions or cannot.
+    cookie: where to go on next time.
+    full_needed: the change stream cannot be trusted from here (other server, unknown cookie, too much): compare. `why`
+        says so for the log.
+    """
+
+    upserts: Sequence[tuple[bytes | None, Sequence[Record]]] = ()
+    deletes: Sequence[bytes] = ()
+    cookie: bytes = b""
+    full_needed: bool = False
+    why: str = ""
+    present: frozenset[bytes] | None = None
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +96,10 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of the connection; never raises."""
+
+
+class ChangeSource(Source, Protocol):
+    """A directory that can tell of changes: `isinstance` is not used, `hasattr(source, "changes")` is."""
+
+    def changes(self, cookie: bytes, limit: int) -> Changes:
+        """What changed since `cookie`; more than `limit` entries: full_needed. Raises DirectoryError."""
