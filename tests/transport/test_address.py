@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -262,3 +264,11 @@ def test_forms_lose_nothing(local: str, delimiters: str) -> None:
     for base, extension in forms(local, delimiters):
         assert base
         assert base + extension == local
+
+
+def test_corpus() -> None:
+    """No seed of the fuzzers raises."""
+    seeds = sorted((Path(__file__).parents[1] / "protocols" / "corpus" / "address").iterdir())
+    assert seeds
+    for seed in seeds:
+        parse(seed.read_bytes())

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Postfix's SMTP access policy delegation (SMTPD_POLICY_README).
+
+A request is lines `name=value`, ended by an empty line; the reply is `action=…` and an empty line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from policyd.protocols import ProtocolError
+
+MAX_REQUEST = 32_768
+"""Octets of a request. A dozen values of at most 2,048 octets (`line_length_limit`) come from the client, the
+rest is short."""
+
+MAX_ACTION = 900
+"""Octets of an action: its text becomes an SMTP reply line, which Postfix folds but RFC 5321 section
+4.5.3.1.5 limits to 512; what is longer helps nobody."""
+
+TEMP = "DEFER_IF_PERMIT 4.3.0 Temporary internal error, try again later"
+"""Stands for an action that must not be sent."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+# A code without text would *permit* (access(5): any all-numerical result is OK), and FILTER, REDIRECT, HOLD,
+# DISCARD
+# concern the whole message. 421 and 521 would disconnect.
+_SAFE = re.compile(
+    r"DUNNO|reject_unverified_recipient|DEFER_IF_PERMIT \d\.\d+\.\d+ \S.*|[45](?!21)\d\d [45]\.\d+\.\d+ \S.*"
+)
+
+
+def next_frame(buf: bytes | bytearray, pos: int = 0) -> int | None:
+    """Where the request that begins at `pos` ends (the offset behind its empty line); None: it is not all
+    there."""
+    end = buf.find(b"\n\n", pos, pos + MAX_REQUEST)
+    if end > pos:
+        return end + 2
+    if end == pos or buf[pos : pos + 1] == b"\n":
+        raise ProtocolError("a policy request is empty")
+    if len(buf) - pos >= MAX_REQUEST:
+        raise ProtocolError(f"a policy request is longer than {MAX_REQUEST} bytes")
+    return None
+
+
+def parse(frame: bytes) -> dict[str, str]:
+    """The attributes of one complete request, names as they are (they are case-sensitive), values as text.
+
+    Bytes that are not UTF-8 stand as lone surrogates (surrogateescape), so that an address with them parses
+    as nobody's. Of attributes that come twice, the last counts, as in Postfix's own example server. Raises
+    ProtocolError unless it is an access policy request.
+    """
+    try:
+        attrs = dict([line.split("=", 1) for line in frame[:-2].decode("utf-8", "surrogateescape").split("\n")])
+    except ValueError:
+        raise ProtocolError("a policy request has a line without '='") from None
+    if attrs.get("request") != "smtpd_access_policy":
+        raise ProtocolError("not a policy request (request=smtpd_access_policy is missing)")
+    if b"\0" in frame:
+        raise ProtocolError("a policy request holds a NUL byte")
+    return attrs
+
+
+def cache_key(attrs: Mapping[str, str]) -> tuple[str | bool, ...]:
+    """What an answer depends on. Never the raw request: instance, size, queue_id and client_port differ each
+    time."""
+    get = attrs.get
+    return (
+        get("recipient", ""),
+        get("client_address", ""),
+        get("protocol_state", ""),
+        get("policy_context", ""),
+        get("server_address", ""),
+        get("server_port", ""),
+        not get("sender", ""),
+        get("ccert_fingerprint", ""),
+        get("ccert_pubkey_fingerprint", ""),
+    )
+
+
+def reply(action: str) -> bytes:
+    """The whole reply. An action that would not do what is meant (see TEMP) becomes a temporary refusal."""
+    line = _CONTROL.sub(" ", action).rstrip()
+    if len(line) > MAX_ACTION // 4:
+        line = line.encode()[:MAX_ACTION].decode(errors="ignore")
+    if not _SAFE.fullmatch(line):
+        line = TEMP
+    return b"action=%b\n\n" % line.encode()
