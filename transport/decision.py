@@ -37,6 +37,14 @@ class Decision:
     identity: `virtual_alias` answers the address itself.
     catchall: EXPAND made by `unknown = "catchall:…"`.
     directory: name of the directory whose row decided, "" else.
+    here: a mailbox, alias or group is here (under `delivery = "all"` also where the verdict is RELAY).
+    copy: "dual" or "all" while that delivery applies to this recipient, "" else.
+    extension: what stood behind the listed form, delimiter included.
+    base: the form of the local part that was looked up.
+    through: EXPAND only by another spelling of the domain (`alias_of`, `subdomains = "strip"`).
+    dangling: targets of ours that are UNKNOWN; they stay in and bounce by themselves.
+    group: the deciding row is a group (RFC 5321 3.9.2 list), not an alias.
+    copies: EXPAND: the shadows of those leaves that get a copy (dual, all).
     findings: things an administrator should mend, one line each.
     keep: the answer stays true for the whole generation (no "no", no live answer, no time behind it).
     ask: with ASK, the (directory, local, domain) look-ups that would settle it.
@@ -56,6 +64,14 @@ class Decision:
     identity: bool = False
     catchall: bool = False
     directory: str = ""
+    here: bool = False
+    copy: str = ""
+    extension: str = ""
+    base: str = ""
+    through: bool = False
+    dangling: tuple[str, ...] = ()
+    group: bool = False
+    copies: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     keep: bool = True
     ask: tuple[tuple[str, str, str], ...] = ()

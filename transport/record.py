@@ -40,6 +40,7 @@ class Row(NamedTuple):
     """A record as the router sees it: what the index (or a live answer) says of one address in one directory.
 
     `targets` of an index row is only their number; the router asks `Knowledge.targets` for them when it expands.
+    live: out of a live look-up, not the index: true for a while only, so no answer that rests on it is kept.
     """
 
     directory: str
@@ -48,3 +49,4 @@ class Row(NamedTuple):
     location: str | None
     targets: int
     entry: int | None = None
+    live: bool = False

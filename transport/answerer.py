@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a question in an MTA's terms to the answer: parse, decide, put into the map's words. Pure.
+
+The common question (a listed mailbox) is answered from a memo of *situations*: what the answer depends on is the
+map, the domain and what the directories say, never the local part, so a million mailboxes share a handful of
+entries. The memo lives as long as the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transport.address import Address, external, fold_domain, forms, parse
+from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
+from transport.config.settings import Settings
+from transport.decision import Decision, Verdict
+from transport.knowledge import Knowledge
+from transport.maps import here, recipient_bcc, relay_domains, relay_recipients, tls_policy, virtual_alias
+from transport.maps import transport as transport_map
+from transport.maps.answer import NOTFOUND, OK, TEMP, Answer
+from transport.names import Of, Place
+from transport.router import PASS_FOREIGN, Router
+
+ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
+MAPS = (*ADDRESS_MAPS, "relay_domains", "tls_policy")
+
+MAX_KEY = 10_000
+"""Octets of a key; Postfix 3.12 stops there by itself (socketmap_max_query_size)."""
+
+_MEMO_LIMIT = 20_000
+_EXPANSIONS_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answer.
+
+    status, value: of a map OK/NOTFOUND/TEMP and its value; of the policy service OK and the action; of Exim OK and
+    "" with `pairs` holding the reply's keys in order.
+    decision: what was decided, None where no address was involved. judgement: of the policy service and Exim.
+    ask: look-ups to make before asking again: (directory, local, domain). ask_loop: a listed address whose first
+    return from its peer has to be looked up (and noted) before asking again.
+    keep: may be cached until settings or index change. observe: decided for a domain that is only observed.
+    """
+
+    status: str
+    value: str = ""
+    decision: Decision | None = None
+    judgement: Judgement | None = None
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    ask: tuple[tuple[str, str, str], ...] = ()
+    ask_loop: tuple[str, str] | None = None
+    keep: bool = True
+    observe: bool = False
+
+
+_NOT_FOUND = Outcome(NOTFOUND)
+_FOREIGN = Outcome(NOTFOUND, decision=PASS_FOREIGN)
+_DUNNO = Outcome(OK, "DUNNO", decision=PASS_FOREIGN)
+
+
+class Answerer:
+    """All faces of one configuration over one `Knowledge`."""
+
+    def __init__(self, settings: Settings, knowledge: Knowledge) -> None:
+        self.settings = settings
+        self.knowledge = knowledge
+        self.router = Router(settings)
+        self.peers = Peers(settings)
+        self._delimiters = settings.daemon.recipient_delimiter
+        self._memo: dict[object, Outcome] = {}
+        self._large: dict[tuple[str, str], Decision] = {}
+        self._plain = {
+            name: domain
+            for name, domain in settings.domains.items()
+            if domain.enabled == "yes" and not domain.alias_of and not self.router.timed(name)
+        }
+
+    def new_generation(self) -> None:
+        """The index changed: forget what rested on its contents (situations do not)."""
+        self._large.clear()
+
+    # maps
+
+    def map(self, name: str, key: str | bytes, now: float) -> Outcome:
+        """Answer one map. An unknown map name is TEMP; a key that is no address of ours is NOTFOUND."""
+        if name in ADDRESS_MAPS:
+            address = parse(key)
+            return _NOT_FOUND if address is None else self.address_map(name, address, now)
+        if name == "relay_domains":
+            domain = fold_domain(_text(key))
+            return _NOT_FOUND if domain is None else _outcome(relay_domains.answer(self.router.names.place(domain)))
+        if name == "tls_policy":
+            return _outcome(tls_policy.answer(self.settings, _text(key)))
+        return Outcome(TEMP, f"no map is called {name[:40]!r}; there are {', '.join(MAPS)}", keep=False)
+
+    def address_map(self, name: str, address: Address, now: float) -> Outcome:
+        """Answer a map whose key is a parsed address."""
+        memo_key: object = None
+        if address.domain in self._plain:
+            memo_key = self._situation(name, address)
+            if memo_key is not None:
+                known = self._memo.get(memo_key)
+                if known is not None:
+                    if known.value:
+                        return known
+                    return Outcome(OK, external(address.local, address.domain), decision=known.decision)
+        place = self.router.names.place(address.domain)
+        if place.of is Of.FOREIGN:
+            return _FOREIGN
+        if place.of in (Of.COPY, Of.CHUNK):
+            return self._shadow(name, address, place, now)
+        decision = self._decide(address, now)
+        if decision.verdict is Verdict.ASK:
+            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
+        answer = self._put(name, address, decision)
+        keep = decision.keep and decision.until is None and answer.status != TEMP
+        outcome = Outcome(answer.status, answer.value, decision=decision, keep=keep)
+        if memo_key is not None and keep:
+            self._remember(memo_key, name, address, outcome)
+        return outcome
+
+    def _situation(self, name: str, address: Address) -> object:
+        """What the answer depends on, or None when it depends on more (or nobody lists the address)."""
+        rows = self.knowledge.rows(address.domain, address.local)
+        extended = False
+        if not rows:
+            shapes = forms(address.local, self._delimiters)
+            if len(shapes) == 1:
+                return None
+            rows = self.knowledge.rows(address.domain, shapes[1][0])
+            extended = True
+        if len(rows) == 1:
+            row = rows[0]
+            if row.targets or row.live:
+                return None
+            return (name, address.domain, extended, row.directory, row.kind, row.active, row.location)
+        if not rows or any(row.targets or row.live for row in rows):
+            return None
+        return (
+            name,
+            address.domain,
+            extended,
+            *((row.directory, row.kind, row.active, row.location) for row in rows),
+        )
+
+    def _remember(self, memo_key: object, name: str, address: Address, outcome: Outcome) -> None:
+        decision = outcome.decision
+        if decision is None or decision.verdict not in (Verdict.LOCAL, Verdict.RELAY) or decision.findings:
+            return
+        if name in ("virtual_alias", "recipient_bcc") and outcome.status == OK:
+            if name == "recipient_bcc" or outcome.value != external(address.local, address.domain):
+                return  # holds the local part in another form
+            outcome = Outcome(OK, "", decision=decision)
+        elif not outcome.value:
+            return
+        if len(self._memo) >= _MEMO_LIMIT:
+            self._memo.clear()
+        self._memo[memo_key] = outcome
+
+    def _decide(self, address: Address, now: float) -> Decision:
+        """The router's decision; large expansions are kept for the generation."""
+        at = (address.local, address.domain)
+        known = self._large.get(at)
+        if known is not None:
+            return known
+        decision = self.router.decide(self.knowledge, address, now)
+        if len(decision.targets) > 50 and decision.keep and decision.until is None:
+            if len(self._large) >= _EXPANSIONS_LIMIT:
+                self._large.clear()
+            self._large[at] = decision
+        return decision
+
+    def _put(self, name: str, address: Address, decision: Decision) -> Answer:
+        if name == "transport":
+            return transport_map.answer(self.settings, decision)
+        if name == "relay_recipients":
+            return relay_recipients.answer(decision)
+        if name == "virtual_alias":
+            return virtual_alias.answer(self.settings, address, decision)
+        if name == "recipient_bcc":
+            return recipient_bcc.answer(self.settings, address, decision)
+        return here.answer(decision)
+
+    def _shadow(self, name: str, address: Address, place: Place, now: float) -> Outcome:
+        """Shadows of copies and chunks of large groups: only routes and expansions, never recipients."""
+        if place.domain is None:
+            return _NOT_FOUND
+        if name == "transport":
+            return _outcome(transport_map.shadow(place))
+        if name != "virtual_alias":
+            return _NOT_FOUND
+        local, number = address.local, 0
+        if place.of is Of.CHUNK:
+            local, _, digits = address.local.rpartition("=")
+            if not local or not digits.isascii() or not digits.isdigit() or len(digits) > 6:
+                return _NOT_FOUND
+            number = int(digits)
+        owner = Address(local, place.domain.name, local)
+        decision = self._decide(owner, now)
+        if decision.verdict is Verdict.ASK:
+            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
+        if decision.verdict is Verdict.TEMP:
+            return Outcome(TEMP, decision.reason, decision=decision, keep=False)
+        leaves = decision.copies if place.store else decision.targets
+        if decision.verdict is not Verdict.EXPAND or not leaves:
+            leaves = ()
+        if number:
+            answer = virtual_alias.chunk(leaves, number)
+        elif leaves:
+            answer = virtual_alias.listing(leaves, local, place.domain.name, place.store)
+        else:
+            answer = Answer(OK, external(address.local, address.domain))
+        keep = decision.keep and decision.until is None
+        return Outcome(answer.status, answer.value, decision=decision, keep=keep)
+
+    # policy delegation and Exim
+
+    def policy(self, attributes: Mapping[str, str], now: float) -> Outcome:
+        """The action for one policy delegation request (SMTPD_POLICY_README): DESIGN 5.5's order, at RCPT only."""
+        if attributes.get("protocol_state", "RCPT") != "RCPT":
+            return _DUNNO
+        address = parse(attributes.get("recipient", ""))
+        if address is None:
+            return _DUNNO
+        client = Client(
+            address=attributes.get("client_address", ""),
+            listener=listener_name(attributes.get("server_address", ""), attributes.get("server_port", "")),
+            certs=(attributes.get("ccert_fingerprint", ""), attributes.get("ccert_pubkey_fingerprint", "")),
+            outsider=attributes.get("policy_context", "") == "outsider",
+            bounce=not attributes.get("sender", "").strip("<> "),
+        )
+        outcome = self._judged(address, client, now)
+        if outcome.judgement is None or outcome.ask:
+            return outcome
+        action = "DUNNO" if outcome.observe else action_of(outcome.judgement)
+        return Outcome(
+            OK,
+            action,
+            decision=outcome.decision,
+            judgement=outcome.judgement,
+            ask_loop=outcome.ask_loop,
+            keep=outcome.keep,
+            observe=outcome.observe,
+        )
+
+    def _judged(self, address: Address, client: Client, now: float) -> Outcome:
+        place = self.router.names.place(address.domain)
+        if place.of not in (Of.SPLIT, Of.STRIP, Of.MATCH) or place.domain is None:
+            return _DUNNO
+        observe = place.domain.enabled == "observe"
+        decision = self.router.decide(self.knowledge, address, now, observing=True)
+        if decision.verdict is Verdict.ASK:
+            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False, observe=observe)
+        if decision.verdict is Verdict.PASS:
+            return Outcome(OK, "DUNNO", decision=decision, judgement=PASS)
+        target = self._target(address, decision, now)
+        if target[1].verdict is Verdict.ASK:
+            return Outcome(TEMP, "asking", decision=decision, ask=target[1].ask, keep=False, observe=observe)
+        judgement = judge(self.settings, self.peers, self.knowledge, client, address, decision, target, now)
+        seen = target[0] if decision.through else address
+        return Outcome(
+            OK,
+            decision=decision,
+            judgement=judgement,
+            ask_loop=(seen.local, seen.domain) if judgement.first_sight else None,
+            keep=judgement.keep and decision.keep and decision.until is None and not observe,
+            observe=observe,
+        )
+
+    def _target(self, address: Address, decision: Decision, now: float) -> tuple[Address, Decision]:
+        """An EXPAND with one target is judged by that target."""
+        if decision.verdict is not Verdict.EXPAND or len(decision.targets) != 1:
+            return address, decision
+        target = parse(decision.targets[0])
+        if target is None or target[:2] == address[:2]:
+            return address, decision
+        inner = self.router.decide(self.knowledge, target, now, observing=True)
+        return (address, decision) if inner.verdict is Verdict.PASS else (target, inner)
+
+    def exim(self, request: Mapping[str, str], now: float) -> Outcome:
+        """The pairs of one Exim reply (DESIGN 5.6). request: recipient, and client, listener, cert, outsider,
+        bounce where the RCPT ACL asks."""
+        address = parse(request.get("recipient", ""))
+        if address is None:
+            return Outcome(OK, pairs={"decision": "pass"}, decision=PASS_FOREIGN)
+        host, _, port = request.get("listener", "").rpartition(":")
+        client = Client(
+            address=request.get("client", ""),
+            listener=listener_name(host, port) if host else "",
+            certs=(request.get("cert", ""),),
+            outsider=request.get("outsider") == "yes",
+            bounce=request.get("bounce") == "yes",
+        )
+        place = self.router.names.place(address.domain)
+        if place.of is Of.ENVELOPE:
+            decision = self.router.decide(self.knowledge, address, now)
+            return Outcome(OK, pairs=self._exim_pairs(address, decision), decision=decision)
+        outcome = self._judged(address, client, now)
+        if outcome.ask or outcome.decision is None:
+            return outcome
+        decision = outcome.decision
+        judgement = outcome.judgement
+        if outcome.observe or decision.verdict is Verdict.PASS or judgement is None:
+            pairs = {"decision": "pass"}
+        else:
+            pairs = _exim_refusal(judgement) or self._exim_pairs(address, decision)
+            if judgement.rule is Rule.VERIFY:
+                pairs["verify"] = "yes"
+        return Outcome(
+            OK,
+            pairs=pairs,
+            decision=decision,
+            judgement=judgement,
+            ask_loop=outcome.ask_loop,
+            keep=outcome.keep,
+            observe=outcome.observe,
+        )
+
+    def _exim_pairs(self, address: Address, decision: Decision) -> dict[str, str]:
+        word = decision.verdict.value.lower()
+        pairs = {"decision": word}
+        if decision.verdict is Verdict.RELAY:
+            pairs |= self._exim_route(decision.destination)
+            pairs["address"] = virtual_alias.on_the_wire(self.settings, address, decision) or external(
+                address.local, address.domain
+            )
+            pairs["verify"] = "yes" if decision.verify else "no"
+            if decision.here:
+                pairs["copy"] = "local"
+        elif decision.verdict is Verdict.EXPAND:
+            pairs["targets"] = ",".join(decision.targets)
+        elif decision.verdict is Verdict.UNKNOWN:
+            pairs |= {"code": "550", "text": "5.1.1 No such recipient here"}
+        if decision.verdict is Verdict.LOCAL and decision.local_transport:
+            pairs["store"] = decision.local_transport
+        if decision.verdict is Verdict.LOCAL and decision.copy == "dual":
+            pairs["copy"] = "relay"
+            pairs |= self._exim_route(self.settings.domains[decision.domain].destination)
+        return pairs
+
+    def _exim_route(self, name: str) -> dict[str, str]:
+        destination = self.settings.destinations[name]
+        hosts = ";".join(host.strip("[]") for host in destination.hosts) or f"{destination.domain}/MX"
+        return {
+            "hosts": hosts,
+            "port": str(destination.port),
+            "tls": destination.tls,
+            "destination": name,
+            "bounce": destination.bounce,
+        }
+
+
+def action_of(judgement: Judgement) -> str:
+    """A judgement as a policy action (access(5)). Text always follows a code: digits alone mean permit."""
+    if judgement.rule is Rule.NONE:
+        return "DUNNO"
+    if judgement.rule is Rule.VERIFY:
+        return "reject_unverified_recipient"
+    if judgement.rule is Rule.TEMP:
+        return f"DEFER_IF_PERMIT {judgement.status} {judgement.text}"
+    return f"{judgement.code} {judgement.status} {judgement.text}"
+
+
+def _exim_refusal(judgement: Judgement) -> dict[str, str]:
+    """The pairs of a refusal, empty when the recipient passes."""
+    words = {Rule.LOOP: "loop", Rule.SUSPENDED: "suspended", Rule.REFUSE: "refuse", Rule.TEMP: "temp"}
+    word = words.get(judgement.rule)
+    if word is None:
+        return {}
+    if judgement.rule is Rule.TEMP:
+        return {"decision": "temp"}
+    return {"decision": word, "code": str(judgement.code), "text": f"{judgement.status} {judgement.text}"}
+
+
+def _outcome(answer: Answer) -> Outcome:
+    return Outcome(answer.status, answer.value)
+
+
+def _text(key: str | bytes) -> str:
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else key

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Aliases and groups taken apart: every target decided, nested ones flattened, each leaf once, cycles cut. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from transport.address import Address, external, parse, with_extension
+from transport.config.settings import Domain
+from transport.decision import Decision, Verdict
+from transport.knowledge import Knowledge
+from transport.names import shadow_domain
+
+if TYPE_CHECKING:
+    from transport.router import Router
+
+_Node = tuple[str, str]  # domain, base: one listed alias or group
+
+
+class Expansion:
+    """One walk from one alias or group to its leaves.
+
+    A target that is its own owner is a mailbox that keeps its copy: a leaf. Any other way back to an owner that is
+    still open is a cycle: cut, and a finding.
+    """
+
+    def __init__(
+        self, router: Router, knowledge: Knowledge, domain: Domain, now: float, *, observing: bool = False
+    ) -> None:
+        self._router = router
+        self._knowledge = knowledge
+        self._domain = domain
+        self._now = now
+        self._observing = observing
+        self._leaves: dict[str, Decision] = {}
+        self._copies: dict[str, None] = {}
+        self._dropped: dict[str, None] = {}
+        self._dangling: dict[str, None] = {}
+        self._findings: dict[str, None] = {}
+        self._ask: dict[tuple[str, str, str], None] = {}
+        self._temp = ""
+        self._keep = True
+        self._leave_out = False
+        self._until: float | None = None
+
+    def of(self, owner: Decision, name: str) -> Decision:
+        """Expand `owner` (verdict EXPAND, targets not yet read), whose address stands in domain `name`."""
+        self._leave_out = owner.group and not self._domain.group_members
+        self._walk(owner, name)
+        if self._ask:
+            return Decision(Verdict.ASK, "targets not listed; asking live", domain=owner.domain, ask=tuple(self._ask))
+        result = replace(
+            owner,
+            targets=tuple(self._leaves),
+            copies=tuple(self._copies),
+            dropped=tuple(self._dropped),
+            dangling=tuple(self._dangling),
+            findings=(*owner.findings, *self._findings),
+            keep=owner.keep and self._keep,
+            until=self._until,
+        )
+        if self._temp:
+            return replace(result, verdict=Verdict.TEMP, reason=self._temp, targets=(), keep=False)
+        if len(self._dangling) == len(self._leaves):
+            return replace(result, verdict=Verdict.UNKNOWN, reason=self._nobody(owner), targets=())
+        if len(self._leaves) == 1:
+            leaf = next(iter(self._leaves.values()))
+            result = replace(result, suspended=leaf.suspended, verify=leaf.verify)
+        return result
+
+    def _nobody(self, owner: Decision) -> str:
+        if self._dangling:
+            return f"{owner.reason}; none of its targets exists"
+        if self._dropped:
+            return f"{owner.reason}; group_members = false leaves out every member"
+        return f"{owner.reason}; its targets lead back to itself"
+
+    def _walk(self, owner: Decision, name: str) -> None:
+        root: _Node = (name, owner.base)
+        path: list[tuple[_Node, Iterator[str]]] = [(root, self._targets(owner, name))]
+        opened = {root}  # on the path, or taken apart before
+        on_path = {root}
+        while path:
+            node, targets = path[-1]
+            target = next(targets, None)
+            if target is None:
+                path.pop()
+                on_path.discard(node)
+                continue
+            address = parse(target)
+            if address is None:
+                self._findings[f"{external(node[1], node[0])} has a target that is no address: {target!r}"] = None
+                continue
+            decision = self._router.decide(self._knowledge, address, self._now, observing=self._observing, expand=False)
+            if decision.verdict is not Verdict.EXPAND:
+                self._take(address, decision)
+                continue
+            if decision.targets:  # another spelling, catch-all, postmaster: no row of its own
+                self._note(decision)
+                step: _Node = (address.domain, address.local)
+                further: Iterator[str] = iter(decision.targets)
+            else:
+                step = (address.domain, decision.base)
+                if step == node:
+                    self._take(address, self._kept(decision))
+                    continue
+                further = self._targets(decision, address.domain)
+            if step in on_path:
+                self._findings[f"alias loop: {external(*reversed(node))} leads back to {target}"] = None
+            elif step not in opened:
+                opened.add(step)
+                on_path.add(step)
+                path.append((step, further))
+
+    def _kept(self, decision: Decision) -> Decision:
+        """The copy that a forwarding mailbox keeps for itself."""
+        domain = self._router.settings.domains[decision.domain]
+        kept = replace(decision, verdict=Verdict.LOCAL)
+        return self._router.with_copy(domain, kept, self._now)
+
+    def _targets(self, owner: Decision, name: str) -> Iterator[str]:
+        """The owner's targets; what stood behind the owner's name goes on to each (Postfix:
+        propagate_unmatched_extensions)."""
+        for target in self._knowledge.targets(name, owner.base, owner.directory):
+            yield with_extension(target, owner.extension) if owner.extension else target
+
+    def _note(self, decision: Decision) -> None:
+        self._keep = self._keep and decision.keep
+        if decision.until is not None:
+            self._until = decision.until if self._until is None else min(self._until, decision.until)
+        for finding in decision.findings:
+            self._findings[finding] = None
+
+    def _take(self, address: Address, decision: Decision) -> None:
+        """One target that goes no further."""
+        text = external(address.local, address.domain)
+        self._note(decision)
+        if decision.verdict is Verdict.ASK:
+            self._ask.update(dict.fromkeys(decision.ask))
+            return
+        if decision.verdict is Verdict.TEMP:
+            self._temp = self._temp or f"target {text}: {decision.reason}"
+            return
+        if decision.verdict is Verdict.UNKNOWN:
+            self._dangling[text] = None
+            self._findings[f"target {text} exists nowhere"] = None
+        relayed = decision.verdict is Verdict.RELAY and not decision.here
+        if relayed and self._leave_out:
+            self._dropped[text] = None
+            return
+        self._leaves.setdefault(text, decision)
+        if decision.copy:
+            store = "local" if decision.copy == "all" else self._store(decision)
+            self._copies[external(address.local, shadow_domain(decision.domain, store))] = None
+
+    def _store(self, decision: Decision) -> str:
+        return self._router.settings.domains[decision.domain].destination

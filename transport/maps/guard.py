@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`domains.sqlite`: the table by which Postfix knows, without the daemon, whether a key is ours at all.
+
+Every live map stands behind it in a `pipemap` (pipemap in postmap(1), sqlite_table(5)). Two tables:
+
+- `domain(name, sub)`: the enabled domains in U- and A-form, the domains of copies and groups, and envelope domains;
+- `policy(name, sub)`: enabled and observed domains, for the class table of the policy service.
+
+`sub` = 1 stands for everything below the name too. A running Postfix holds the file open and would die on a locked
+one: it is never written in place and never WAL; a new one is renamed over it, only when the lists change.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from transport.address import fold_domain
+from transport.config.settings import Domain, Settings
+from transport.names import SHADOW_SUFFIX
+
+NAME = "domains.sqlite"
+
+Rows = frozenset[tuple[str, int]]
+
+# the indexes make both halves of the guard's OR a search, whatever the number of domains
+_SCHEMA = """
+CREATE TABLE domain (name TEXT PRIMARY KEY NOT NULL, sub INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE policy (name TEXT PRIMARY KEY NOT NULL, sub INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX domain_sub ON domain (sub, name) WHERE sub = 1;
+CREATE INDEX policy_sub ON policy (sub, name) WHERE sub = 1;
+"""
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """A domain as Postfix may give it: the A-label form, and the U-label form where it differs.
+
+    Postfix converts neither into the other, so a table needs both.
+    """
+    if "xn--" not in name:
+        return (name,)
+    labels = []
+    for label in name.split("."):
+        try:
+            labels.append(label.encode("ascii").decode("idna") if label.startswith("xn--") else label)
+        except UnicodeError:
+            return (name,)
+    readable = ".".join(labels).lower()
+    return (name, readable) if fold_domain(readable) == name else (name,)
+
+
+def domain_rows(settings: Settings) -> Rows:
+    """What the live maps answer for: (name, sub)."""
+    rows = dict(_split(d for d in settings.domains.values() if d.enabled == "yes"))
+    # copies and groups may wait in the queue whatever the domains' settings are by now
+    for store in ("local", "group", *settings.destinations):
+        rows[store + SHADOW_SUFFIX] = 1
+    for destination in settings.destinations.values():
+        if destination.envelope:
+            for name in spellings(destination.envelope):
+                rows.setdefault(name, 0)
+    return frozenset(rows.items())
+
+
+def policy_rows(settings: Settings) -> Rows:
+    """Which domains' recipients the policy service is asked about: (name, sub)."""
+    return frozenset(_split(d for d in settings.domains.values() if d.enabled != "no"))
+
+
+def _split(domains: Iterable[Domain]) -> Iterator[tuple[str, int]]:
+    for domain in domains:
+        for name in spellings(domain.name):
+            yield name, int(domain.subdomains != "exact")
+
+
+def read(path: Path) -> tuple[Rows, Rows] | None:
+    """Both tables of an existing file; None when it is missing, damaged or not ours."""
+    try:
+        # immutable: takes no lock, so that a reader of ours can never be in Postfix's way
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as old:
+            domain = frozenset((str(n), int(s)) for n, s in old.execute("SELECT name, sub FROM domain"))
+            policy = frozenset((str(n), int(s)) for n, s in old.execute("SELECT name, sub FROM policy"))
+    except (sqlite3.Error, TypeError, ValueError):
+        return None
+    return domain, policy
+
+
+def write(settings: Settings, path: Path, *, check: bool = False) -> tuple[bool, Rows]:
+    """Bring the file up to date; return (whether it changed or would, the names that are new in `domain`).
+
+    check: only compare. Raises OSError or sqlite3.Error, and the old file stays.
+    """
+    wanted = domain_rows(settings), policy_rows(settings)
+    old = read(path)
+    new_names = wanted[0] - old[0] if old is not None else wanted[0]
+    if old == wanted:
+        return False, frozenset()
+    if not check:
+        _replace(path, wanted)
+    return True, new_names
+
+
+def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(aside)) as new:
+            new.execute("PRAGMA journal_mode = DELETE")
+            new.executescript(_SCHEMA)
+            new.executemany("INSERT INTO domain VALUES (?, ?)", sorted(wanted[0]))
+            new.executemany("INSERT INTO policy VALUES (?, ?)", sorted(wanted[1]))
+            new.commit()
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        aside.chmod(mode)
+        os.replace(aside, path)  # noqa: PTH105  the one call that is atomic by name
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `recipient_bcc` map (recipient_bcc_maps): the shadow of a copy. cleanup(8) asks it before aliasing, takes one
+value only, and adds it with NOTIFY=NEVER, so a copy that fails bounces to nobody."""
+
+from __future__ import annotations
+
+from transport.address import Address, external, parse
+from transport.config.settings import Settings
+from transport.decision import Decision, Verdict
+from transport.maps.answer import NOT_FOUND, OK, Answer, trouble
+from transport.names import SHADOW_SUFFIX, shadow_domain
+
+
+def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
+    """The shadow of who is here under dual or all; of an alias its target's; of a group its own."""
+    common = trouble(decision)
+    if common is not None:
+        return common
+    if decision.verdict is Verdict.EXPAND:
+        if len(decision.copies) == 1:
+            return Answer(OK, decision.copies[0])
+        if decision.copies:
+            first = parse(decision.copies[0])
+            store = "local"
+            if first is not None:
+                store = first.domain.removesuffix(SHADOW_SUFFIX).rpartition(".")[2]
+            return Answer(OK, external(address.local, shadow_domain(decision.domain, store)))
+        return NOT_FOUND
+    if not decision.copy:
+        return NOT_FOUND
+    store = "local" if decision.copy == "all" else settings.domains[decision.domain].destination
+    return Answer(OK, external(address.local, shadow_domain(decision.domain, store)))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `virtual_alias` map (virtual_alias_maps): targets, envelope changes, and identity for who is listed.
+
+Identity keeps a site's own `@domain` catch-all from swallowing listed people. Large expansions are answered as
+nested chunks, because virtual_alias_expansion_limit (1,000) and a socketmap reply (100,000 bytes) are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transport.address import Address, external
+from transport.config.settings import Settings
+from transport.decision import Decision, Verdict
+from transport.maps.answer import NOT_FOUND, OK, Answer, trouble
+from transport.names import chunk_domain
+
+MAX_MEMBERS = 900
+MAX_BYTES = 60_000
+SEPARATOR = ", "
+
+
+def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
+    """What one address is rewritten to."""
+    common = trouble(decision)
+    if common is not None:
+        return common
+    if decision.verdict is Verdict.EXPAND:
+        return listing(decision.targets, address.local, address.domain)
+    if decision.verdict is Verdict.RELAY and not decision.here:
+        changed = on_the_wire(settings, address, decision)
+        if changed or (decision.listed and decision.identity):
+            return Answer(OK, changed or external(address.local, address.domain))
+        return NOT_FOUND
+    if decision.verdict is Verdict.UNKNOWN or not (decision.listed and decision.identity):
+        return NOT_FOUND
+    return Answer(OK, external(address.local, address.domain))
+
+
+def on_the_wire(settings: Settings, address: Address, decision: Decision) -> str:
+    """The changed envelope recipient of a relayed address (`envelope`, `plus = "strip"`), "" when unchanged."""
+    destination = settings.destinations[decision.destination]
+    local = address.local
+    if destination.plus_strip and decision.extension and local.endswith(decision.extension):
+        local = local.removesuffix(decision.extension)
+    domain = destination.envelope or address.domain
+    if local == address.local and domain == address.domain:
+        return ""
+    return external(local, domain)
+
+
+def listing(targets: Sequence[str], local: str, domain: str, store: str = "") -> Answer:
+    """All targets, or the first level of chunks when they are too many for one answer."""
+    pieces = chunks(targets)
+    if len(pieces) == 1:
+        return Answer(OK, SEPARATOR.join(pieces[0]))
+    below = chunk_domain(domain, store)
+    return Answer(OK, SEPARATOR.join(external(f"{local}={n}", below) for n in range(1, len(pieces) + 1)))
+
+
+def chunk(targets: Sequence[str], number: int) -> Answer:
+    """Chunk `number` (from 1) of a large expansion."""
+    pieces = chunks(targets)
+    if not 1 <= number <= len(pieces):
+        return NOT_FOUND
+    return Answer(OK, SEPARATOR.join(pieces[number - 1]))
+
+
+def chunks(targets: Sequence[str]) -> list[list[str]]:
+    """Cut into runs within both limits; always at least one run."""
+    runs: list[list[str]] = [[]]
+    size = 0
+    for target in targets:
+        length = len(target.encode()) + len(SEPARATOR)
+        if runs[-1] and (len(runs[-1]) >= MAX_MEMBERS or size + length > MAX_BYTES):
+            runs.append([])
+            size = 0
+        runs[-1].append(target)
+        size += length
+    return runs
