@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,23 +19,33 @@ from tests.servers import slapd as _slapd
 from tests.servers.process import scratch
 from tests.servers.tls import Authority
 
+_started: dict[str, Any] = {}
+
+
+def _once(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` gave at the first call: these fixtures may stand in several conftest files."""
+    if name not in _started:
+        _started[name] = make()
+        atexit.register(_started[name].close)
+    return _started[name]
+
 
 @pytest.fixture(scope="session")
-def authority() -> Iterator[Authority]:
+def authority() -> Authority:
     """A certification authority whose certificates `slapd` and `samba_ad` show."""
-    folder = scratch("ca")
-    yield Authority(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    if "authority" not in _started:
+        folder = scratch("ca")
+        _started["authority"] = Authority(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _started["authority"]
 
 
 @pytest.fixture(scope="session")
-def slapd_server(authority: Authority) -> Iterator[_slapd.Slapd]:
+def slapd_server(authority: Authority) -> _slapd.Slapd:
     """The run's slapd, as the test before left it."""
     if not _slapd.BINARY:
         pytest.skip("slapd is not installed")
-    server = _slapd.Slapd(authority=authority)
-    yield server
-    server.close()
+    return _once("Slapd", lambda: _slapd.Slapd(authority=authority))
 
 
 @pytest.fixture
@@ -47,35 +59,29 @@ def slapd(slapd_server: _slapd.Slapd) -> _slapd.Slapd:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[_postgres.Postgres]:
+def postgres() -> _postgres.Postgres:
     """The run's PostgreSQL; make a database per test with `.database(name, script)`."""
     if not _postgres.BINARY:
         pytest.skip("postgres is not installed")
-    server = _postgres.Postgres()
-    yield server
-    server.close()
+    return _once("Postgres", lambda: _postgres.Postgres())
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[_mariadb.MariaDb]:
+def mariadb() -> _mariadb.MariaDb:
     """The run's MariaDB; make a database per test with `.database(name, script)`."""
     if not _mariadb.BINARY:
         pytest.skip("mariadbd is not installed")
-    server = _mariadb.MariaDb()
-    yield server
-    server.close()
+    return _once("MariaDb", lambda: _mariadb.MariaDb())
 
 
 @pytest.fixture(scope="session")
-def samba_server(authority: Authority) -> Iterator[_samba.SambaAd]:
+def samba_server(authority: Authority) -> _samba.SambaAd:
     """The run's Active Directory, as the test before left it."""
     if not _samba.BINARY:
         pytest.skip("samba-ad-dc is not installed")
     if os.geteuid() != 0:
         pytest.skip("samba-ad-dc needs root")
-    server = _samba.SambaAd(authority=authority)
-    yield server
-    server.close()
+    return _once("SambaAd", lambda: _samba.SambaAd(authority=authority))
 
 
 @pytest.fixture

@@ -52,9 +52,8 @@ class MariaDb:
 
     def database(self, name: str, script: str = "", collation: str = "utf8mb4_general_ci") -> str:
         """A fresh database with `script` run in it; gives its SQLAlchemy URL."""
-        self.sql(
-            f"DROP DATABASE IF EXISTS `{name}`; CREATE DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE {collation}"
-        )
+        self.sql(f"DROP DATABASE IF EXISTS `{name}`")
+        self.sql(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE {collation}")
         if script:
             self.sql(script, name)
         return self.url_of(name)

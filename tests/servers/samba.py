@@ -52,7 +52,7 @@ def _may_contain(name: str) -> str:
 
 
 class SambaAd:
-    """`url` (plain), `ldaps`, `base`; bind as ADMIN with PASSWORD. Begins with `OU=people` and `OU=groups`, empty."""
+    """`url` (plain), `ldaps`, `base`; bind as ADMIN with PASSWORD. `OU=people` and `OU=groups` are empty."""
 
     suffix = SUFFIX
     admin = ADMIN

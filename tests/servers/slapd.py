@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenLDAP's slapd as a private process: one mdb database with content sync, plain, TLS and a local socket."""
+"""OpenLDAP's slapd as a private process: one mdb database with content sync, plain and TLS."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class Slapd:
         tls = ""
         if authority is not None:
             certificate, key = authority.issue(f"slapd{self.port}")
-            tls = f"TLSCertificateFile {certificate}\nTLSCertificateKeyFile {key}\nTLSCACertificateFile {authority.ca}\n"
+            tls = f"TLSCertificateFile {certificate}\nTLSCertificateKeyFile {key}\n"
+            tls += f"TLSCACertificateFile {authority.ca}\n"
         sync = f"overlay syncprov\nsyncprov-sessionlog {sessionlog}\n" if content_sync else ""
         schemas = "".join(
             f"include /etc/ldap/schema/{n}.schema\n" for n in ("core", "cosine", "inetorgperson")
