@@ -71,7 +71,7 @@ class Static:
 class SqlOptions:
     """Keys of `type = "sql"`. `url` holds the password once read from `password_file`: never print it."""
 
-    url: str
+    url: str = field(repr=False)
     query: str
     lookup: str = ""
     changed: str = ""
