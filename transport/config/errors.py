@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -79,6 +78,8 @@ def shown_url(url: str) -> str:
 
 def one_of(names: Iterable[str], found: str = "") -> str:
     """The allowed names for a message, with "did you mean" when one is close to what was found."""
+    import difflib  # only when something is wrong
+
     known = [str(name) for name in names]
     text = ", ".join(known[:40]) + (", …" if len(known) > 40 else "") if known else "none is configured"
     close = difflib.get_close_matches(found, known, 1, 0.6) if found else []
