@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from transport.address import Address, external, parse, with_extension
 from transport.config.settings import Domain
 from transport.decision import Decision, Verdict
-from transport.knowledge import Knowledge
+from transport.knowledge import Question
 from transport.names import shadow_domain
 
 if TYPE_CHECKING:
@@ -26,14 +26,10 @@ class Expansion:
     still open is a cycle: cut, and a finding.
     """
 
-    def __init__(
-        self, router: Router, knowledge: Knowledge, domain: Domain, now: float, *, observing: bool = False
-    ) -> None:
+    def __init__(self, router: Router, question: Question, domain: Domain) -> None:
         self._router = router
-        self._knowledge = knowledge
+        self._question = question._replace(expand=False)
         self._domain = domain
-        self._now = now
-        self._observing = observing
         self._leaves: dict[str, Decision] = {}
         self._copies: dict[str, None] = {}
         self._dropped: dict[str, None] = {}
@@ -93,7 +89,7 @@ class Expansion:
             if address is None:
                 self._findings[f"{external(node[1], node[0])} has a target that is no address: {target!r}"] = None
                 continue
-            decision = self._router.decide(self._knowledge, address, self._now, observing=self._observing, expand=False)
+            decision = self._router.answer(self._question, address)
             if decision.verdict is not Verdict.EXPAND:
                 self._take(address, decision)
                 continue
@@ -118,12 +114,12 @@ class Expansion:
         """The copy that a forwarding mailbox keeps for itself."""
         domain = self._router.settings.domains[decision.domain]
         kept = replace(decision, verdict=Verdict.LOCAL)
-        return self._router.with_copy(domain, kept, self._now)
+        return self._router.with_copy(domain, kept, self._question.now)
 
     def _targets(self, owner: Decision, name: str) -> Iterator[str]:
         """The owner's targets; what stood behind the owner's name goes on to each (Postfix:
         propagate_unmatched_extensions)."""
-        for target in self._knowledge.targets(name, owner.base, owner.directory):
+        for target in self._question.knowledge.targets(name, owner.base, owner.directory):
             yield with_extension(target, owner.extension) if owner.extension else target
 
     def _note(self, decision: Decision) -> None:

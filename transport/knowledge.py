@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from transport.record import Row
 
@@ -33,3 +33,18 @@ class Knowledge(Protocol):
 
     def loop_first_seen(self, local: str, domain: str) -> float | None:
         """Unix time when this listed address first came back from its peer, None when not asked yet."""
+
+
+class Question(NamedTuple):
+    """The terms of one decision.
+
+    now: unix time. observing: decide for domains that are only observed, too. expand: take aliases and groups
+    apart; False leaves `targets` of a listed one empty. configured: the address is named by the configuration
+    (postmaster, catch-all), so that those rules do not apply to it once more.
+    """
+
+    knowledge: Knowledge
+    now: float
+    observing: bool = False
+    expand: bool = True
+    configured: bool = False
