@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from transport.address import Address
@@ -68,6 +69,7 @@ class Proof(Enum):
     OWN = 2  # a listener or a certificate that nobody else has
 
 
+@lru_cache(1024)
 def listener_name(host: str, port: str | int) -> str:
     """`IP:PORT` in the one spelling used for comparison: IPv6 compressed and in brackets."""
     try:
