@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.mta.places import new_folder
 from tests.mta.waiting import wait_for
 
+AS_ROOT = ["--user", "root"] if os.geteuid() == 0 else []  # the daemon refuses root unless it is named
 COMMAND = [sys.executable, "-I", "-c", "from policyd.cli import main; main()"]
 
 
@@ -40,7 +41,7 @@ class Splitmx:
             ready.bind(str(notify))
             ready.settimeout(0.1)
             self.process = subprocess.Popen(
-                [*COMMAND, "--config", str(self.config), "serve"], stdout=log, stderr=log,
+                [*COMMAND, "--config", str(self.config), "serve", *AS_ROOT], stdout=log, stderr=log,
                 env=os.environ | {"NOTIFY_SOCKET": str(notify)}, start_new_session=True,
             )  # fmt: skip
             wait_for(lambda: self._is_ready(ready), seconds, self.tail)
@@ -54,9 +55,7 @@ class Splitmx:
         except TimeoutError:
             return False
 
-    def run(
-        self, *words: str, check: bool = False, timeout: float = 60.0
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, check: bool = False, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A `splitmx` command with this configuration."""
         done = subprocess.run(
             [*COMMAND, "--config", str(self.config), *words], capture_output=True, text=True, timeout=timeout

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes of the supervisor: forked, watched by their heartbeat, killed when silent."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from policyd import log
+from policyd.link import Channel
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2)
+_QUIET = 10.0  # seconds that a child has to live for its predecessors' deaths to be forgotten
+_START = 10.0  # seconds until the first heartbeat
+
+try:
+    _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl
+except (OSError, AttributeError):
+    _prctl = None
+
+
+class Child:
+    """One running child. beat: CLOCK_MONOTONIC of the last sign of life; ready: it said that it works."""
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.started = time.monotonic()
+        self.beat = self.started
+        self.ready = False
+        self.killed = False
+
+    def silent(self, now: float, patience: float) -> bool:
+        """Whether it should have said something by now."""
+        return now - self.beat > (patience if self.beat > self.started else max(patience, _START))
+
+    def kill(self) -> None:
+        """SIGKILL: reaches a stopped process too."""
+        self.killed = True
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class Slot:
+    """A place for one child that is filled again when it dies: at once the first time, then ever more slowly."""
+
+    def __init__(self, name: str, patience: float, slowest: float) -> None:
+        self.name = name
+        self.patience = patience  # seconds of silence
+        self.slowest = slowest  # seconds between two starts at most
+        self.child: Child | None = None
+        self.deaths = 0  # in a row
+        self.restarts = 0
+        self.next_start = 0.0
+
+    def started(self, child: Child) -> None:
+        """A child was forked for this place."""
+        self.child = child
+
+    def gone(self, now: float) -> None:
+        """It died, or could not be forked: decide when the next one starts."""
+        if self.child is not None and now - self.child.started > _QUIET:
+            self.deaths = 0
+        self.next_start = now if self.deaths == 0 else now + min(self.slowest, 0.25 * 2 ** (self.deaths - 1))
+        self.deaths = min(self.deaths + 1, 16)
+        self.restarts += 1
+        self.child = None
+
+
+def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], None]) -> Child:
+    """Fork a child that runs `main` with its end of a link to us and never returns.
+
+    close: called in the child first; closes what belongs to the supervisor alone. Raises OSError when the system
+    has no room for another process.
+    """
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    gc.freeze()  # what exists now is shared by all processes: keep the collector from touching its pages
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if pid:
+        theirs.close()
+        return Child(pid, Channel(ours))
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # the supervisor tells us
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if _prctl is not None:
+            _prctl(_PR_SET_NAME, f"splitmx-{name}"[:15].encode(), 0, 0, 0)
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(code)
+        ours.close()
+        close()
+        log.process(name)
+        main(theirs)
+        code = 0
+    except BaseException as error:
+        log.limited(log.ERROR, f"{name} died", "process ends by a fault of its own; it is started again", error)
+    finally:
+        os._exit(code)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx serve`: the daemon in the foreground, as a service manager wants it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from policyd.cli import common
+
+
+@click.command(
+    epilog=common.examples(
+        "splitmx serve",
+        "splitmx --config /etc/splitmx/splitmx.toml serve --log-level debug",
+        "splitmx serve --user splitmx      (as root: drops to that user first)",
+    )
+)
+@common.config_option
+@click.option("--user", metavar="NAME", help="Run as this user; needed when started as root.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="debug writes a line for each decision.",
+)
+def serve(config: Path, user: str | None, log_level: str) -> int:
+    """Run the daemon in the foreground until SIGTERM.
+
+    SIGHUP loads the configuration again; a bad one is refused and the old one stays. Exit codes: 0 stopped, 2
+    configuration or usage, 75 another daemon uses the same state directory.
+    """
+    from policyd import log
+    from policyd.loader import Loader
+    from policyd.supervisor import EXIT_CONFIG, Supervisor
+
+    log.setup(log_level)
+    log.process("supervisor")
+    if os.geteuid() == 0 and not user:
+        raise common.Stop(
+            "not started as root", "start it as its own user (systemd/splitmx.service does), or name one with --user"
+        )
+    loader = Loader(config)
+    _preload()
+    loaded = loader.wait()
+    if loaded.settings is None:
+        for error in loaded.errors:
+            log.say(log.ERROR, "configuration refused", error=error)
+        return EXIT_CONFIG
+    if user:
+        _become(user, loaded.settings.daemon.state)
+    return Supervisor(config.absolute(), loaded).run()
+
+
+def _preload() -> None:
+    """Import what workers need while the configuration is read beside us: they are forked with it."""
+    import importlib
+
+    for name in ("uvloop", "policyd.worker.main"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if name != "uvloop":
+                raise
+
+
+def _become(name: str, state: Path) -> None:
+    """Drop to `name` with its groups; what root has to prepare is prepared first."""
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise common.Stop(f"--user {name}: no such user on this host") from None
+    if os.geteuid() != 0:
+        if entry.pw_uid != os.geteuid():
+            raise common.Stop(f"--user {name}: only root can become another user")
+        return
+    if entry.pw_uid == 0:
+        return
+    if not state.exists():
+        state.mkdir(mode=0o750, parents=True)
+        os.chown(state, entry.pw_uid, entry.pw_gid)
+    os.initgroups(name, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.environ["HOME"] = entry.pw_dir

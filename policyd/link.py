@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages between our own processes: whole Python tuples over one end of a socket pair, never blocking.
+
+Both ends were made by the supervisor and belong to its children, so what arrives is ours and may be unpickled.
+A message may carry one open descriptor (a new link after a keeper or a worker was replaced).
+
+Supervisor to worker or keeper: ("settings", Settings, text), ("link", number) with a descriptor, ("stop",).
+Worker or keeper to supervisor: ("beat",), ("ready",), ("reload",).
+Worker to keeper:
+    ("ask", [(directory, local, domain), …])    look these up live
+    ("loop", local, domain)                     when did this address first come back
+    ("counts", {…}, …)                          see worker.counters
+    ("index", text)                             what is wrong with the index
+    ("observe", [dict, …])                      policy decisions of observed domains
+Keeper to worker:
+    ("answers", [(directory, local, domain, Live), …])
+    ("ages", {directory: Age})                  each second and after each change: renew the snapshot first
+    ("nudge",)                                  the index has changed
+    ("peers", {destination: (network, …)})      resolved `spf:` names
+    ("loop", local, domain, first)              unix time
+    ("flush", local or None, domain or None)    forget what was learned live
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from transport.record import Record
+
+Message = tuple[Any, ...]
+
+_LENGTH = struct.Struct("!I")
+_READ = 262_144
+_LIMIT = 256 * 1024 * 1024  # bytes waiting for a reader that does not read: it is hung and about to be killed
+
+
+class Age(NamedTuple):
+    """What a worker knows of one directory.
+
+    read_at: CLOCK_MONOTONIC at the start of the last good reading, None when it was never read since start.
+    content_time: unix time of the content, for files.
+    closed: its "no" cannot be had now: circuit open, canaries missing, server changed. A stale "no" is TEMP at once.
+    """
+
+    read_at: float | None
+    content_time: float | None = None
+    closed: bool = False
+
+
+class Live(NamedTuple):
+    """The result of one live look-up.
+
+    records: what was found, () for a "no", None when it could not be asked.
+    asked_at, end: CLOCK_MONOTONIC; from `end` on it does not count any more.
+    """
+
+    records: tuple[Record, ...] | None
+    asked_at: float
+    end: float
+
+
+class LinkClosedError(Exception):
+    """The other process is gone, or does not read."""
+
+
+class Channel:
+    """One end of a link. Use `send`, `receive`, `flush` when the socket is writable; `fileno` for a selector."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.descriptors: deque[int] = deque()  # arrived with messages, in their order
+        self._in = bytearray()
+        self._out: deque[tuple[memoryview, int | None]] = deque()
+        self._waiting = 0
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self.sock.fileno()
+
+    @property
+    def writing(self) -> bool:
+        """Whether something waits for the socket to become writable."""
+        return bool(self._out)
+
+    def send(self, message: Message, descriptor: int | None = None) -> None:
+        """Send or queue a message; `descriptor` is duplicated now and closed once sent. Raises LinkClosedError."""
+        body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        self._waiting += len(body) + _LENGTH.size
+        if self._waiting > _LIMIT:
+            raise LinkClosedError("the other side does not read")
+        extra = None if descriptor is None else os.dup(descriptor)  # the caller may close its own at once
+        self._out.append((memoryview(_LENGTH.pack(len(body)) + body), extra))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what the socket takes now; whether everything is out. Raises LinkClosedError."""
+        while self._out:
+            view, descriptor = self._out[0]
+            try:
+                if descriptor is None:
+                    sent = self.sock.send(view)
+                else:
+                    sent = socket.send_fds(self.sock, [view], [descriptor])
+                    os.close(descriptor)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                raise LinkClosedError(str(error)) from error
+            self._waiting -= sent
+            if sent == len(view):
+                self._out.popleft()
+            else:
+                self._out[0] = (view[sent:], None)
+        return True
+
+    def receive(self) -> list[Message]:
+        """All messages that have arrived. Raises LinkClosedError at the end, after the last message was returned."""
+        ended = False
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.sock, _READ, 16, socket.MSG_CMSG_CLOEXEC)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                data, descriptors = b"", []
+            self.descriptors.extend(descriptors)
+            if not data:
+                ended = True
+                break
+            self._in += data
+            if len(data) < _READ:
+                break
+        messages: list[Message] = []
+        at = 0
+        while len(self._in) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._in, at)
+            end = at + _LENGTH.size + length
+            if len(self._in) < end:
+                break
+            messages.append(pickle.loads(memoryview(self._in)[at + _LENGTH.size : end].tobytes()))  # noqa: S301  our own child
+            at = end
+        if at:
+            del self._in[:at]
+        if ended and not messages:
+            raise LinkClosedError("closed by the other side")
+        return messages
+
+    def close(self) -> None:
+        """Close the socket and every descriptor on its way; never raises."""
+        for _, descriptor in self._out:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._out.clear()
+        while self.descriptors:
+            os.close(self.descriptors.popleft())
+        self.sock.close()
+
+
+class LoopChannel:
+    """A Channel in an event loop: calls `on_message` for each message and `on_close` once."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_message: Callable[[LoopChannel, Message], None],
+        on_close: Callable[[LoopChannel], None],
+    ) -> None:
+        self.loop = loop
+        self.channel = Channel(sock)
+        self.on_message = on_message
+        self.on_close = on_close
+        self.open = True
+        self._writer = False
+        loop.add_reader(sock.fileno(), self._read)
+
+    def send(self, message: Message) -> bool:
+        """Send or queue a message; False when the other side is gone."""
+        if not self.open:
+            return False
+        try:
+            self.channel.send(message)
+        except LinkClosedError:
+            self.close()
+            return False
+        self._watch()
+        return self.open
+
+    def descriptor(self) -> int:
+        """The descriptor that came with the message now handled."""
+        return self.channel.descriptors.popleft()
+
+    def close(self) -> None:
+        """Close now; `on_close` is called once, from the loop."""
+        if not self.open:
+            return
+        self.open = False
+        self.loop.remove_reader(self.channel.fileno())
+        if self._writer:
+            self.loop.remove_writer(self.channel.fileno())
+        self.channel.close()
+        self.loop.call_soon(self.on_close, self)
+
+    def _watch(self) -> None:
+        if self.channel.writing != self._writer:
+            self._writer = self.channel.writing
+            if self._writer:
+                self.loop.add_writer(self.channel.fileno(), self._write)
+            else:
+                self.loop.remove_writer(self.channel.fileno())
+
+    def _write(self) -> None:
+        try:
+            self.channel.flush()
+        except LinkClosedError:
+            self.close()
+            return
+        self._watch()
+
+    def _read(self) -> None:
+        try:
+            messages = self.channel.receive()
+        except LinkClosedError:
+            self.close()
+            return
+        for message in messages:
+            self.on_message(self, message)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the configuration in a child process, so that the supervisor stays small and a bad file harms nothing.
+
+pydantic and all that checks the file cost 200 ms and 15 MB; the child takes them with it when it ends, and the
+supervisor uses the time for what its workers need.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from transport.config.settings import Settings
+
+_PATIENCE = 30.0  # seconds for reading the configuration, waves' files included
+
+
+class Loaded(NamedTuple):
+    """What came of loading: `settings` and the file's text, or one line for each mistake in `errors`."""
+
+    settings: Settings | None
+    text: str
+    errors: tuple[str, ...]
+
+
+class Loader:
+    """One loading on its way. Read when `fileno` is readable, until `finished` gives the result."""
+
+    def __init__(self, path: Path) -> None:
+        self.started = time.monotonic()
+        self._data = bytearray()
+        self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _child(path, writing)
+        os.close(writing)
+
+    def fileno(self) -> int:
+        """The reading end of the pipe."""
+        return self._pipe
+
+    def finished(self) -> Loaded | None:
+        """Read what is there; the result once it is complete or the child is overdue."""
+        while True:
+            try:
+                data = os.read(self._pipe, 1 << 20)
+            except BlockingIOError:
+                if time.monotonic() - self.started < _PATIENCE:
+                    return None
+                return self._end(Loaded(None, "", ("loading takes too long: is a file on a dead mount?",)))
+            if not data:
+                break
+            self._data += data
+        try:
+            result = Loaded(*pickle.loads(bytes(self._data)))  # noqa: S301  written by our own child
+        except (pickle.UnpicklingError, EOFError, TypeError, AttributeError, ImportError):
+            result = Loaded(None, "", ("the process that loads the configuration died; see the log above",))
+        return self._end(result)
+
+    def _end(self, result: Loaded) -> Loaded:
+        os.close(self._pipe)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.waitpid(self.pid, 0)
+        return result
+
+    def wait(self) -> Loaded:
+        """Block until the result is there."""
+        while (result := self.finished()) is None:
+            select.select([self._pipe], [], [], 1.0)
+        return result
+
+
+def _child(path: Path, writing: int) -> None:
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        data = pickle.dumps(tuple(load(path)), pickle.HIGHEST_PROTOCOL)
+        os.set_blocking(writing, True)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(writing, view) :]
+    finally:
+        os._exit(0)
+
+
+def load(path: Path) -> Loaded:
+    """Load and check `path` here and now; every mistake becomes one line, nothing is raised for a bad file."""
+    from transport.config.errors import ConfigErrors
+    from transport.config.load import load as load_settings
+
+    try:
+        text = path.read_text("utf-8")
+        return Loaded(load_settings(path), text, ())
+    except ConfigErrors as errors:
+        return Loaded(None, "", tuple(str(error) for error in errors.errors) or (str(errors),))
+    except (OSError, UnicodeDecodeError) as error:
+        return Loaded(None, "", (f"{path}: {getattr(error, 'strerror', None) or error}",))
+    except Exception as error:
+        return Loaded(None, "", (f"{path}: cannot be checked: {type(error).__name__}: {error}",))

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of an MTA: frames in, replies out, in order, bounded in size and time.
+
+`data_received` parses, decides and writes in one call. While an answer is pending, or the client does not read,
+further bytes wait unparsed and reading pauses. A half frame or an unread reply of 30 s ends the connection; idle
+between frames never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from policyd import log
+from policyd.protocols import ProtocolError, exim, policy, socketmap, tcp_table
+from policyd.worker import cache
+from policyd.worker.live import Pending
+
+if TYPE_CHECKING:
+    from policyd.worker.main import Worker
+    from transport.answerer import Outcome
+
+PATIENCE = 30.0
+"""Seconds for the rest of a frame, and for a reply to be read."""
+
+MAX_OUT = 65_536
+"""Octets of replies that wait for the client before reading from it pauses."""
+
+_FULL = "too many look-ups are waiting, try again later"
+
+
+class Connection(asyncio.Protocol):
+    """What all protocols share. Subclasses say how a frame is found, answered and refused."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, worker: Worker, map_name: str = "") -> None:
+        self.worker = worker
+        self.map_name = map_name
+        self.cache = worker.caches[self.kind, map_name]
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.buffer = bytearray()
+        self.pending: Pending | None = None
+        self.busy = False  # bytes have to wait: not on the hot path
+        self.blocked = False  # the client does not read
+        self.paused = False  # reading is paused
+        self.ended = False  # the client sent its last byte
+        self.half_since = 0.0  # CLOCK_MONOTONIC of a half frame's first byte
+        self.unread_since = 0.0
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=MAX_OUT)
+        self.worker.connections.add(self)
+        if self.worker.stopping:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; what it waited for is of no use to anybody."""
+        self.worker.connections.discard(self)
+        self.worker.halves.discard(self)
+        if self.pending is not None:
+            self.worker.live.drop(self.pending)
+            self.pending = None
+        self.busy = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.transport.is_closing():
+            return
+        self.buffer += data
+        if self.pending is not None or self.blocked:
+            self.busy = True
+            self._pause()
+            return
+        self._pump()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; it may still read (Exim never, others may)."""
+        self.ended = True
+        if self.pending is None and not self.blocked:
+            self.transport.close()
+        return True
+
+    def pause_writing(self) -> None:
+        """More than MAX_OUT waits for the client to read."""
+        self.blocked = self.busy = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self.blocked = False
+        if self.pending is None:
+            self._pump()
+
+    # --- frames -----------------------------------------------------------------------------------------------
+
+    def next_frame(self, pos: int) -> int | None:
+        """End of the frame at `pos`, None when it is not all there. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def answer(self, frame: bytes) -> bytes | None:
+        """The reply, or None when it comes later. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def outcome(self, request: Any, now: float) -> Outcome:
+        """Ask the answerer. now: unix time."""
+        raise NotImplementedError
+
+    def render(self, request: Any, outcome: Outcome) -> bytes:
+        """The outcome as this protocol's reply."""
+        raise NotImplementedError
+
+    def refuse(self, reason: str) -> bytes:
+        """A temporary failure as this protocol's reply."""
+        raise NotImplementedError
+
+    def label(self, request: Any) -> str:
+        """The map's name for counters and logs."""
+        return self.map_name or self.kind
+
+    def describe(self, request: Any) -> str:
+        """What was asked, for a debug line."""
+        raise NotImplementedError
+
+    def _pump(self) -> None:
+        """Answer every whole frame in the buffer, with one write."""
+        if self.transport.is_closing():
+            return
+        out: list[bytes] = []
+        size = pos = 0
+        broken = False
+        try:
+            while not self.blocked:
+                end = self.next_frame(pos)
+                if end is None:
+                    break
+                frame = bytes(self.buffer[pos:end])
+                pos = end
+                reply = self.answer(frame)
+                if reply is None:
+                    break
+                out.append(reply)
+                size += len(reply)
+                if size > MAX_OUT:
+                    self.transport.write(b"".join(out))
+                    out.clear()
+                    size = 0
+        except ProtocolError as error:
+            broken = True
+            self.worker.counters.fault("protocol")
+            log.limited(log.WARNING, f"protocol {self.kind} {error}", "not understood, connection closed",
+                        protocol=self.kind, error=error)  # fmt: skip
+            out.append(self.on_broken())
+        if pos:
+            del self.buffer[:pos]
+        if out:
+            self.transport.write(b"".join(out))
+        if broken:
+            self.transport.close()
+            self.busy = True
+            return
+        self._after(pos > 0)
+
+    def on_broken(self) -> bytes:
+        """What is said before a connection is closed because of a broken request."""
+        return b""
+
+    def _after(self, progressed: bool) -> None:
+        """Bring flags, reading and time limits in line with what waits."""
+        waiting = self.pending is not None or self.blocked
+        if not waiting and (self.ended or (self.worker.stopping and not self.buffer)):
+            self.transport.close()
+            self.busy = True
+            return
+        self.busy = waiting or bool(self.buffer)
+        if not waiting and self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+        if self.buffer and not waiting:
+            if progressed or not self.half_since:
+                self.half_since = time.monotonic()
+                self.worker.halves.add(self)
+        elif self.half_since:
+            self.half_since = 0.0
+            self.worker.halves.discard(self)
+
+    def _pause(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def settle(self, request: Any, key: Any) -> bytes | None:
+        """Decide now, or begin to wait for live answers (None). key: under which the reply may be cached."""
+        started = time.monotonic()
+        pending: Pending | None = None
+        try:
+            outcome = self.outcome(request, time.time())
+            if outcome.ask or outcome.ask_loop:
+                if outcome.observe:
+                    self.worker.watch(self, request, outcome)
+                    return self.refuse("")
+                pending = Pending(self, request, key, started)
+                if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
+                    self.pending = pending
+                    return None
+                return self._no_room(request, started)
+            return self._finish(request, key, outcome, started)
+        except Exception as error:
+            return self._failed(error)
+
+    def resume(self, pending: Pending) -> None:
+        """What the request waited for is known: answer it, and go on with what came after it."""
+        if self.pending is not pending:
+            return
+        knowledge = self.worker.knowledge
+        knowledge.overlay = pending.overlay
+        reply: bytes | None
+        try:
+            outcome = self.outcome(pending.request, time.time())
+            if outcome.ask or outcome.ask_loop:
+                if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
+                    return
+                reply = self._no_room(pending.request, pending.started)
+            else:
+                reply = self._finish(pending.request, None, outcome, pending.started)
+        except Exception as error:
+            reply = self._failed(error)
+        finally:
+            knowledge.overlay = {}
+        self.pending = None
+        self.transport.write(reply)
+        if not self.blocked:
+            self._pump()
+
+    def _finish(self, request: Any, key: Any, outcome: Outcome, started: float) -> bytes:
+        worker = self.worker
+        reply = self.render(request, outcome)
+        decision = outcome.decision
+        verdict = decision.verdict.value if decision is not None else outcome.status
+        domain = decision.domain if decision is not None else ""
+        cell = worker.counters.cell(self.label(request), domain, verdict)
+        cell[0] += 1
+        if outcome.observe:
+            worker.observed(request, outcome)
+        if worker.debug:
+            log.say(log.DEBUG, "decision", map=self.label(request), asked=self.describe(request), answer=outcome.status,
+                    verdict=verdict, reason=decision.reason if decision is not None else "")  # fmt: skip
+        elif key is not None and outcome.keep and (decision is None or decision.until is None):
+            self.cache.put(key, (reply, cell))
+        worker.counters.took(time.monotonic() - started)
+        return reply
+
+    def _no_room(self, request: Any, started: float) -> bytes:
+        self.worker.counters.fault("overload")
+        log.limited(log.WARNING, "overload", "too many requests wait for live look-ups: some are answered TEMP")
+        self.worker.counters.cell(self.label(request), "", "TEMP")[0] += 1
+        self.worker.counters.took(time.monotonic() - started)
+        return self.refuse(_FULL)
+
+    def _failed(self, error: Exception) -> bytes:
+        """A fault of ours in one request is TEMP for that request, and nothing more."""
+        self.worker.counters.fault("internal")
+        log.limited(
+            log.ERROR, f"internal {type(error).__name__}", "fault in answering one request, answered TEMP", error
+        )
+        return self.refuse("internal error")
+
+
+class Socketmap(Connection):
+    """socketmap_table(5)."""
+
+    kind = "socketmap"
+
+    def data_received(self, data: bytes) -> None:
+        """The hot path: a whole known frame, and nothing else waiting, is answered here and now."""
+        if not self.busy:
+            hit = self.cache.new.get(data)
+            if hit is not None:
+                hit[1][0] += 1
+                self.transport.write(hit[0])
+                if self.worker.stopping:
+                    self.transport.close()
+                return
+        super().data_received(data)
+
+    def next_frame(self, pos: int) -> int | None:
+        return socketmap.next_frame(self.buffer, pos)
+
+    def answer(self, frame: bytes) -> bytes | None:
+        hit = self.cache.get(frame)
+        if hit is not None:
+            hit[1][0] += 1
+            return hit[0]
+        return self.settle(socketmap.parse(frame), frame if len(frame) <= cache.MAX_FRAME else None)
+
+    def outcome(self, request: tuple[str, bytes], now: float) -> Outcome:
+        return self.worker.answerer.map(request[0], request[1], now)
+
+    def render(self, request: tuple[str, bytes], outcome: Outcome) -> bytes:
+        return socketmap.reply(outcome.status, outcome.value)
+
+    def refuse(self, reason: str) -> bytes:
+        return socketmap.reply("TEMP", reason)
+
+    def label(self, request: tuple[str, bytes]) -> str:
+        if request[0] in self.worker.maps:
+            return request[0]
+        log.limited(
+            log.WARNING, "unknown map", "a map is asked that does not exist: correct main.cf", name=request[0][:40]
+        )
+        return "unknown"
+
+    def describe(self, request: tuple[str, bytes]) -> str:
+        return request[1].decode("utf-8", "replace")
+
+
+class TcpTable(Connection):
+    """tcp_table(5): a listener serves one map."""
+
+    kind = "tcp_table"
+
+    def next_frame(self, pos: int) -> int | None:
+        return tcp_table.next_frame(self.buffer, pos)
+
+    def answer(self, frame: bytes) -> bytes | None:
+        hit = self.cache.get(frame)
+        if hit is not None:
+            hit[1][0] += 1
+            return hit[0]
+        return self.settle(tcp_table.parse(frame), frame if len(frame) <= cache.MAX_FRAME else None)
+
+    def outcome(self, request: bytes, now: float) -> Outcome:
+        return self.worker.answerer.map(self.map_name, request, now)
+
+    def render(self, request: bytes, outcome: Outcome) -> bytes:
+        return tcp_table.reply(outcome.status, outcome.value)
+
+    def refuse(self, reason: str) -> bytes:
+        return tcp_table.reply("TEMP", reason)
+
+    def describe(self, request: bytes) -> str:
+        return request.decode("utf-8", "replace")
+
+
+class Policy(Connection):
+    """SMTPD_POLICY_README."""
+
+    kind = "policy"
+
+    def next_frame(self, pos: int) -> int | None:
+        return policy.next_frame(self.buffer, pos)
+
+    def answer(self, frame: bytes) -> bytes | None:
+        request = policy.parse(frame)
+        key = policy.cache_key(request)
+        hit = self.cache.get(key)
+        if hit is not None:
+            hit[1][0] += 1
+            return hit[0]
+        return self.settle(request, key if len(frame) <= 4 * cache.MAX_FRAME else None)
+
+    def outcome(self, request: Mapping[str, str], now: float) -> Outcome:
+        return self.worker.answerer.policy(request, now)
+
+    def render(self, request: Mapping[str, str], outcome: Outcome) -> bytes:
+        return policy.reply(outcome.value if outcome.status == "OK" else policy.TEMP)
+
+    def refuse(self, reason: str) -> bytes:
+        return policy.reply(policy.TEMP if reason else "DUNNO")
+
+    def describe(self, request: Mapping[str, str]) -> str:
+        return request.get("recipient", "")
+
+
+class Exim(Connection):
+    """`${readsocket`: one line, one answer, end of file."""
+
+    kind = "exim"
+    answered = False
+
+    def next_frame(self, pos: int) -> int | None:
+        return None if self.answered else exim.next_frame(self.buffer, pos)
+
+    def answer(self, frame: bytes) -> bytes | None:
+        hit = self.cache.get(frame)
+        reply: bytes | None
+        if hit is not None:
+            hit[1][0] += 1
+            reply = hit[0]
+        else:
+            asked = exim.parse(frame)
+            request = asked._asdict()
+            request["outsider"] = "yes" if asked.outsider else "no"
+            request["bounce"] = "yes" if asked.bounce else "no"
+            reply = self.settle(request, frame if len(frame) <= cache.MAX_FRAME else None)
+        self.answered = self.ended = True  # closes behind the reply
+        return reply
+
+    def eof_received(self) -> bool:
+        """Exim shuts its sending side down after the line, unless it is told not to; it then reads our answer."""
+        self.ended = True
+        if self.pending is None and not self.blocked and not self.transport.is_closing():
+            if self.buffer and not self.answered:
+                self.transport.write(self.on_broken())  # half a line: an empty answer would count as success
+            self.transport.close()
+        return True
+
+    def on_broken(self) -> bytes:
+        """Nothing said would be "no such thing" to `${readsocket`."""
+        return exim.TEMP
+
+    def outcome(self, request: Mapping[str, str], now: float) -> Outcome:
+        return self.worker.answerer.exim(request, now)
+
+    def render(self, request: Mapping[str, str], outcome: Outcome) -> bytes:
+        return exim.reply(outcome.pairs) if outcome.status == "OK" and outcome.pairs else exim.TEMP
+
+    def refuse(self, reason: str) -> bytes:
+        return exim.TEMP if reason else exim.reply({"decision": "pass"})
+
+    def describe(self, request: Mapping[str, str]) -> str:
+        return request.get("recipient", "")
+
+
+KINDS: dict[str, type[Connection]] = {kind.kind: kind for kind in (Socketmap, TcpTable, Policy, Exim)}

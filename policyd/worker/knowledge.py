@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker knows: the index in its held snapshot, what was learned live, and how old each directory is.
+
+A live answer outranks the index row of the same directory while it is younger than that directory's last reading,
+and until its end. Ages come from the keeper on CLOCK_MONOTONIC, which is one clock for all processes: when the keeper
+is gone they simply run out, and a stale "no" is then "could not be asked".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from policyd.link import Age, Live
+from transport.config.settings import Settings
+from transport.index.reader import Reader
+from transport.record import Record, Row
+
+_LIVE = 25_000  # addresses in one of the two generations of live answers
+
+Triple = tuple[str, str, str]
+"""(directory, local, domain), as `Outcome.ask` names them."""
+
+
+class LiveKnowledge:
+    """The `Knowledge` of a worker.
+
+    overlay: set while a request that waited is answered; its own live answers count for it however old.
+    """
+
+    def __init__(self, settings: Settings, state: Path) -> None:
+        self.overlay: Mapping[Triple, Live] = {}
+        self.keeper = False
+        self.ages: dict[str, Age] = {}
+        self.networks: dict[str, tuple[str, ...]] = {}
+        self.loops: dict[tuple[str, str], float] = {}
+        self._new: dict[tuple[str, str], dict[str, Live]] = {}
+        self._old: dict[tuple[str, str], dict[str, Live]] = {}
+        self.settings = settings
+        self.reader = Reader(state)
+        self._use()
+
+    def configure(self, settings: Settings) -> None:
+        """Take new settings: another set of directories, perhaps with other fingerprints."""
+        self.settings = settings
+        self._use()
+        self.forget(None, None)
+
+    def _use(self) -> None:
+        directories = self.settings.directories
+        self.reader.use({name: one.fingerprint for name, one in directories.items()}, entries=bool(self.settings.waves))
+
+    # --- Knowledge --------------------------------------------------------------------------------------------
+
+    def rows(self, domain: str, local: str) -> Sequence[Row]:
+        """Index rows, with those of directories that were asked live replaced by what they said."""
+        rows = self.reader.rows(domain, local)
+        if not self._new and not self._old and not self.overlay:
+            return rows
+        live = self._live(domain, local)
+        if not live:
+            return rows
+        merged = [row for row in rows if row.directory not in live]
+        for directory, result in live.items():
+            merged.extend(
+                Row(directory, record.kind, record.active, record.location, len(record.targets), live=True)
+                for record in result.records or ()
+            )
+        return merged
+
+    def targets(self, domain: str, local: str, directory: str) -> Sequence[str]:
+        """The targets of that row: live ones where the row is a live one."""
+        if self._new or self._old or self.overlay:
+            result = self._live(domain, local).get(directory)
+            if result is not None and result.records:
+                return result.records[0].targets
+        return self.reader.targets(domain, local, directory)
+
+    def loaded(self, directory: str) -> bool:
+        """Whether the index holds the directory with its present fingerprint."""
+        return self.reader.loaded(directory)
+
+    def no(self, directory: str, domain: str, local: str) -> bool | None:
+        """True: believed. False: cannot be asked now. None: ask live."""
+        triple = (directory, local, domain)
+        result = self.overlay.get(triple) or self._remembered(directory, domain, local)
+        if result is not None:
+            return result.records is not None
+        options = self.settings.directories[directory]
+        age = self.ages.get(directory)
+        if not options.live:
+            if not self.reader.loaded(directory):
+                return False
+            if options.max_age is None:
+                return True
+            content = age.content_time if age is not None else None
+            return content is not None and time.time() - content < options.max_age
+        if age is not None:
+            if age.closed:
+                return False
+            fresh = age.read_at is not None and time.monotonic() - age.read_at < options.fresh_for
+            if fresh and self.reader.loaded(directory):
+                return True
+        return None if self.keeper else False
+
+    def same_entry(self, directory: str, entry: int) -> Sequence[tuple[str, str]]:
+        """All addresses of one person in one directory."""
+        return self.reader.addresses_of_entry(directory, entry)
+
+    def spf_networks(self, name: str) -> Sequence[str]:
+        """The networks of an `spf:` name as the keeper last resolved it."""
+        return self.networks.get(name, ())
+
+    def loop_first_seen(self, local: str, domain: str) -> float | None:
+        """When this listed address first came back, as the keeper remembers."""
+        return self.loops.get((local, domain))
+
+    # --- what the keeper tells --------------------------------------------------------------------------------
+
+    def learn(self, triple: Triple, result: Live) -> None:
+        """Remember a live answer until its end."""
+        directory, local, domain = triple
+        if len(self._new) >= _LIVE:
+            self._old = self._new
+            self._new = {}
+        self._new.setdefault((local, domain), {})[directory] = result
+
+    def loop_seen(self, local: str, domain: str, first: float) -> None:
+        """Remember when an address first came back."""
+        if len(self.loops) >= _LIVE:
+            self.loops.clear()  # the keeper still knows
+        self.loops[(local, domain)] = first
+
+    def forget(self, local: str | None, domain: str | None) -> None:
+        """Drop what was learned live: of one address, of one domain (local None), or all."""
+        if domain is None:
+            self._new, self._old = {}, {}
+            return
+        for known in (self._new, self._old):
+            for key in [key for key in known if key[1] == domain and (local is None or key[0] == local)]:
+                del known[key]
+
+    def expire(self) -> None:
+        """Drop what has ended, once in a while, so that the maps are empty in quiet times."""
+        now = time.monotonic()
+        for known in (self._new, self._old):
+            for key in [key for key, results in known.items() if all(one.end <= now for one in results.values())]:
+                del known[key]
+
+    # --- inner ------------------------------------------------------------------------------------------------
+
+    def _remembered(self, directory: str, domain: str, local: str) -> Live | None:
+        """A live answer that still counts."""
+        for known in (self._new, self._old):
+            result = known.get((local, domain), _NOTHING).get(directory)
+            if result is not None and self._counts(directory, result):
+                return result
+        return None
+
+    def _counts(self, directory: str, result: Live) -> bool:
+        if result.end <= time.monotonic():
+            return False
+        age = self.ages.get(directory)
+        # what was read after that question is newer than its answer, and stands in the index
+        return age is None or age.read_at is None or result.asked_at >= age.read_at
+
+    def _live(self, domain: str, local: str) -> dict[str, Live]:
+        """Live answers about this address that say yes or no, by directory."""
+        found: dict[str, Live] = {}
+        for known in (self._old, self._new):
+            for directory, result in known.get((local, domain), _NOTHING).items():
+                if result.records is not None and self._counts(directory, result):
+                    found[directory] = result
+        for (directory, one, of), result in self.overlay.items():
+            if one == local and of == domain and result.records is not None:
+                found[directory] = result
+        return found
+
+
+_NOTHING: dict[str, Live] = {}
+
+
+def matching(records: Sequence[Record], local: str, domain: str) -> tuple[Record, ...]:
+    """Those of a live answer that are about this very address."""
+    return tuple(record for record in records if record.local == local and record.domain == domain)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's questions to the keeper: one message a loop turn, bounded in number and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from policyd.link import Live
+from policyd.worker.knowledge import Triple
+from transport.config.settings import Settings
+
+MAX_WAITING = 1000
+"""Requests of one worker that wait for a live answer; beyond: TEMP at once."""
+
+MAX_ROUNDS = 8
+"""How often one request may ask anew (an alias of an alias …) before it is TEMP."""
+
+_MARGIN = 0.25  # seconds after a directory's deadline until a request stops waiting for the keeper
+_LONGEST = 4.0  # seconds that all rounds of one request take together at most
+_LOOP_WAIT = 0.5  # seconds for the keeper to look into its own memory
+
+
+class Waiter(Protocol):
+    """Who is called when everything that was asked is known (or has failed)."""
+
+    def resume(self, pending: Pending) -> None:
+        """Go on with the request."""
+
+
+class Pending:
+    """One request that waits.
+
+    overlay: live answers that this request has got so far. needs: what is still out. failed: keeper gone or late.
+    """
+
+    __slots__ = ("deadline", "end", "key", "loop", "needs", "overlay", "request", "rounds", "started", "waiter")
+
+    def __init__(self, waiter: Waiter, request: Any, key: Any, started: float) -> None:
+        self.waiter = waiter
+        self.request = request
+        self.key = key
+        self.started = started  # CLOCK_MONOTONIC
+        self.end = started + _LONGEST
+        self.deadline = started
+        self.rounds = 0
+        self.needs: set[Triple] = set()
+        self.loop: tuple[str, str] | None = None
+        self.overlay: dict[Triple, Live] = {}
+
+
+class LiveLink:
+    """Collects questions, sends them, and hands answers back.
+
+    send: gives a message to the keeper, False when it is gone.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: Settings, send: Callable[[tuple[Any, ...]], bool]
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.send = send
+        self.waiting: dict[Pending, None] = {}
+        self._by_triple: dict[Triple, list[Pending]] = {}
+        self._by_loop: dict[tuple[str, str], list[Pending]] = {}
+        self._outbox: list[Triple] = []
+
+    def wait(self, pending: Pending, ask: Iterable[Triple], loop: tuple[str, str] | None) -> bool:
+        """Ask for `ask` and `loop`, and call `pending.waiter.resume` later. False: no room, answer TEMP now."""
+        pending.rounds += 1
+        now = time.monotonic()
+        if len(self.waiting) >= MAX_WAITING or pending.rounds > MAX_ROUNDS or now >= pending.end:
+            return False
+        needs = {triple for triple in ask if triple not in pending.overlay}
+        if not needs and loop is None:
+            return False  # it asks again for what it was told: a fault; never turn in circles
+        longest = _LOOP_WAIT
+        for triple in needs:
+            directory = self.settings.directories.get(triple[0])
+            longest = max(longest, (directory.deadline if directory is not None else 0.0) + _MARGIN)
+        pending.deadline = min(now + longest, pending.end)
+        pending.needs = needs
+        pending.loop = loop
+        self.waiting[pending] = None
+        for triple in needs:
+            others = self._by_triple.get(triple)
+            if others is None:
+                self._by_triple[triple] = [pending]
+                if not self._outbox:
+                    self.loop.call_soon(self._flush)
+                self._outbox.append(triple)
+            else:
+                others.append(pending)
+        if loop is not None:
+            others = self._by_loop.setdefault(loop, [])
+            others.append(pending)
+            if len(others) == 1 and not self.send(("loop", *loop)):
+                self.loop.call_soon(self.keeper_gone)
+        return True
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if outbox and not self.send(("ask", outbox)):
+            self.keeper_gone()
+
+    def answer(self, triple: Triple, result: Live) -> None:
+        """A live answer came: those that waited for nothing else go on."""
+        for pending in self._by_triple.pop(triple, ()):
+            pending.overlay[triple] = result
+            pending.needs.discard(triple)
+            self._ready(pending)
+
+    def loop_seen(self, local: str, domain: str) -> None:
+        """The keeper told when this address first came back."""
+        for pending in self._by_loop.pop((local, domain), ()):
+            pending.loop = None
+            self._ready(pending)
+
+    def _ready(self, pending: Pending) -> None:
+        if not pending.needs and pending.loop is None and pending in self.waiting:
+            del self.waiting[pending]
+            pending.waiter.resume(pending)
+
+    def expire(self) -> int:
+        """Give up what is overdue: it is answered with "could not be asked". How many."""
+        if not self.waiting:
+            return 0
+        now = time.monotonic()
+        late = [pending for pending in self.waiting if pending.deadline <= now]
+        for pending in late:
+            self._fail(pending, now)
+        return len(late)
+
+    def keeper_gone(self) -> None:
+        """Nobody will answer: everything that waits goes on at once."""
+        now = time.monotonic()
+        for pending in list(self.waiting):
+            self._fail(pending, now)
+
+    def drop(self, pending: Pending) -> None:
+        """The client is gone."""
+        self.waiting.pop(pending, None)
+        self._unlist(pending)
+
+    def _fail(self, pending: Pending, now: float) -> None:
+        if self.waiting.pop(pending, _ABSENT) is _ABSENT:
+            return
+        self._unlist(pending)
+        for triple in pending.needs:
+            pending.overlay[triple] = Live(None, now, now)
+        pending.needs = set()
+        pending.waiter.resume(pending)
+
+    def _unlist(self, pending: Pending) -> None:
+        for triple in pending.needs:
+            others = self._by_triple.get(triple)
+            if others is not None:
+                if pending in others:
+                    others.remove(pending)
+                if not others:
+                    del self._by_triple[triple]
+        if pending.loop is not None:
+            others = self._by_loop.get(pending.loop)
+            if others is not None:
+                if pending in others:
+                    others.remove(pending)
+                if not others:
+                    del self._by_loop[pending.loop]
+
+
+_ABSENT: Any = object()

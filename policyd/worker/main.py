@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's life: listeners, the snapshot's renewal, heartbeats, the links to supervisor and keeper.
+
+One timer does all that is periodic. Nothing here waits: the worker never asks a directory, opens no file but the
+index, and starts no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from typing import Any
+
+from policyd import log
+from policyd.link import LoopChannel, Message
+from policyd.sockets import Open
+from policyd.worker import listen
+from policyd.worker.cache import Cache
+from policyd.worker.connection import KINDS, PATIENCE, Connection
+from policyd.worker.counters import Counters
+from policyd.worker.knowledge import LiveKnowledge
+from policyd.worker.live import LiveLink, Pending
+from transport.answerer import MAPS, Answerer, Outcome
+from transport.config.settings import Settings
+
+RENEW = 0.05
+"""Seconds between two renewals of the snapshot (ENGINEERING 3)."""
+
+_BEAT = 0.5
+_OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
+_GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
+_STOP = 3.5  # seconds after which a stopping worker ends whatever is open
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Worker:
+    """All that one worker process holds."""
+
+    maps = frozenset(MAPS)
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        number: int,
+        listeners: list[Open],
+        up: socket.socket,
+        keeper: socket.socket | None,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.number = number
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.halves: set[Connection] = set()
+        self.caches: dict[tuple[str, str], Cache] = {
+            (one.role, one.map_name): Cache() for one in listeners if one.role in KINDS
+        }
+        self.knowledge = LiveKnowledge(settings, settings.daemon.state)
+        self.answerer = Answerer(settings, self.knowledge)
+        self.live = LiveLink(loop, settings, self._to_keeper)
+        self.debug = log.debugging()
+        self.stopping = False
+        self.observations: list[dict[str, Any]] = []
+        self.index_said = ""
+        self.networks = listen.networks(settings.daemon.allow)
+        self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
+        self.keeper: LoopChannel | None = None
+        if keeper is not None:
+            self._link(keeper)
+        self.knowledge.reader.renew()
+        self.acceptors = [self._accept(one) for one in listeners if one.role in KINDS]
+        self.ticks = 0
+        self.last_second = time.monotonic()
+        self.last_sweep = self.last_second
+        self._tick()
+        self.supervisor.send(("ready",))
+
+    def _accept(self, one: Open) -> listen.Acceptor:
+        kind = KINDS[one.role]
+        return listen.Acceptor(self.loop, one, lambda: kind(self, one.map_name), lambda: self.networks, self._accepted)
+
+    def _accepted(self) -> None:
+        self.counters.accepted += 1
+
+    # --- the timer --------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self.loop.call_later(RENEW, self._tick)
+        try:
+            self.renew()
+            self.live.expire()
+            self.ticks += 1
+            if self.ticks % int(_BEAT / RENEW) == 0:
+                self.supervisor.send(("beat",))
+            now = time.monotonic()
+            if now - self.last_second >= 1.0:
+                self.last_second = now
+                self._each_second(now)
+        except Exception as error:
+            self.counters.fault("internal")
+            log.limited(log.ERROR, "tick", "fault in the worker's timer", error)
+
+    def renew(self) -> None:
+        """Take the present snapshot; with another generation nothing cached counts any more."""
+        if self.knowledge.reader.renew():
+            self._forget()
+
+    def _forget(self) -> None:
+        for one in self.caches.values():
+            one.clear()
+        self.answerer.new_generation()
+
+    def _each_second(self, now: float) -> None:
+        self.knowledge.expire()
+        self._tell_counts()
+        reason = self.knowledge.reader.reason
+        if reason != self.index_said:
+            self.index_said = reason
+            if reason:
+                self.counters.fault("index")
+                self._to_keeper(("index", reason))
+        for one in [one for one in self.halves if now - one.half_since > PATIENCE]:
+            self._abort(one, "half a request for 30 s")
+        if now - self.last_sweep >= 5.0:
+            self.last_sweep = now
+            for one in list(self.connections):
+                if one.transport.get_write_buffer_size() == 0:
+                    one.unread_since = 0.0
+                elif not one.unread_since:
+                    one.unread_since = now
+                elif now - one.unread_since > PATIENCE:
+                    self._abort(one, "a reply unread for 30 s")
+
+    def _abort(self, one: Connection, why: str) -> None:
+        self.counters.fault("slow_client")
+        log.limited(log.WARNING, f"slow {one.kind}", "connection ended", protocol=one.kind, why=why)
+        self.halves.discard(one)
+        one.transport.abort()
+
+    def _tell_counts(self) -> None:
+        counts = self.counters.take(len(self.connections), len(self.live.waiting))
+        self._to_keeper(("counts", counts, self.knowledge.reader.generation))
+        if self.observations:
+            observations, self.observations = self.observations, []
+            self._to_keeper(("observe", observations))
+
+    # --- observed domains -------------------------------------------------------------------------------------
+
+    def observed(self, request: Any, outcome: Outcome) -> None:
+        """Keep what would have been decided for an observed domain; only the policy service feeds it."""
+        if outcome.decision is None or not isinstance(request, dict):
+            return
+        if len(self.observations) >= _OBSERVED:
+            self.counters.fault("observe_overflow")
+            return
+        decision, judgement = outcome.decision, outcome.judgement
+        self.observations.append(
+            {
+                "time": round(time.time(), 3),
+                "domain": decision.domain,
+                "recipient": request.get("recipient", ""),
+                "sender": request.get("sender", ""),
+                "client": request.get("client_address", request.get("client", "")),
+                "queue_id": request.get("queue_id", ""),
+                "instance": request.get("instance", ""),
+                "verdict": decision.verdict.value,
+                "reason": decision.reason,
+                "destination": decision.destination,
+                "directory": decision.directory,
+                "listed": decision.listed,
+                "rule": judgement.rule.value if judgement is not None else "",
+                "code": judgement.code if judgement is not None else 0,
+            }
+        )
+
+    def watch(self, connection: Connection, request: Any, outcome: Outcome) -> None:
+        """An observed domain's decision needs live answers: go on beside, nobody waits for it."""
+        pending = Pending(_Observer(self, connection.outcome), request, None, time.monotonic())
+        if not self.live.wait(pending, outcome.ask, outcome.ask_loop):
+            self.observed(request, outcome)
+
+    # --- the keeper -------------------------------------------------------------------------------------------
+
+    def _link(self, sock: socket.socket) -> None:
+        if self.keeper is not None:
+            self.keeper.close()
+        self.keeper = LoopChannel(self.loop, sock, self._from_keeper, self._keeper_closed)
+        self.knowledge.keeper = True
+
+    def _keeper_closed(self, channel: LoopChannel) -> None:
+        if channel is not self.keeper:
+            return
+        self.keeper = None
+        self.knowledge.keeper = False
+        log.limited(log.WARNING, "keeper gone", "keeper is gone: unlisted recipients are TEMP until it is back")
+        self.live.keeper_gone()
+
+    def _to_keeper(self, message: Message) -> bool:
+        return self.keeper is not None and self.keeper.send(message)
+
+    def _from_keeper(self, channel: LoopChannel, message: Message) -> None:
+        knowledge = self.knowledge
+        match message:
+            case ("answers", answers):
+                for directory, local, domain, result in answers:
+                    triple = (directory, local, domain)
+                    knowledge.learn(triple, result)
+                    self.live.answer(triple, result)
+            case ("ages", ages):
+                # the rows of a reading must be in our snapshot before its "no" is believed
+                self.renew()
+                knowledge.ages = ages
+            case ("nudge",):
+                self.renew()
+            case ("loop", local, domain, first):
+                knowledge.loop_seen(local, domain, first)
+                self.live.loop_seen(local, domain)
+            case ("peers", networks):
+                if networks != knowledge.networks:
+                    knowledge.networks = networks
+                    self._forget()
+            case ("flush", local, domain):
+                knowledge.forget(local, domain)
+                self._forget()
+                self.renew()
+                channel.send(("flushed", local, domain))
+
+    # --- the supervisor ---------------------------------------------------------------------------------------
+
+    def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
+        match message:
+            case ("settings", settings, _):
+                self._configure(settings)
+            case ("link", _):
+                self._link(socket.socket(fileno=channel.descriptor()))
+            case ("stop",):
+                self._stop()
+
+    def _configure(self, settings: Settings) -> None:
+        """Between two callbacks everything is the new configuration's; no connection notices."""
+        answerer = Answerer(settings, self.knowledge)
+        self.settings = settings
+        self.knowledge.configure(settings)
+        self.answerer = answerer
+        self.live.settings = settings
+        self.networks = listen.networks(settings.daemon.allow)
+        self.renew()
+        self._forget()
+
+    def _stop(self) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        for one in self.acceptors:
+            one.close()
+        self.loop.call_later(_GRACE, self._close_idle)
+        self.loop.call_later(_STOP, self._end)
+
+    def _close_idle(self) -> None:
+        for one in list(self.connections):
+            if one.pending is None and not one.blocked:
+                one.transport.close()
+        self._end_when_empty()
+
+    def _end_when_empty(self) -> None:
+        if self.connections:
+            self.loop.call_later(0.02, self._end_when_empty)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._tell_counts()
+        self.loop.stop()
+
+
+class _Observer:
+    """Goes on with a decision that nobody waits for."""
+
+    def __init__(self, worker: Worker, outcome: Any) -> None:
+        self.worker = worker
+        self.outcome = outcome
+
+    def resume(self, pending: Pending) -> None:
+        """Everything asked for is known."""
+        worker = self.worker
+        worker.knowledge.overlay = pending.overlay
+        try:
+            outcome = self.outcome(pending.request, time.time())
+            if not (outcome.ask or outcome.ask_loop) or not worker.live.wait(pending, outcome.ask, outcome.ask_loop):
+                worker.observed(pending.request, outcome)
+        except Exception as error:
+            worker.counters.fault("internal")
+            log.limited(log.ERROR, "observe", "fault in deciding for an observed domain", error)
+        finally:
+            worker.knowledge.overlay = {}
+
+
+def run(
+    settings: Settings, number: int, listeners: list[Open], up: socket.socket, keeper: socket.socket | None
+) -> None:
+    """A worker process's whole life; called in the child after the fork."""
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = Worker(loop, settings, number, listeners, up, keeper)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # answers leave no cycles; the collector's pauses would be our slowest answers
+    loop.run_forever()
+    del worker
