@@ -125,9 +125,7 @@ def _destination(draft: Draft, name: str) -> None:
             draft.add(at, "neither hosts nor domain", 'one of them: hosts = ["HOST"] or domain = "DOMAIN"')
     own = hosts.own_names()
     for index, host in enumerate(table.hosts):
-        if host in own or (table.port == 25 and hosts.is_own_address(host)):
-            if host in own and table.port != 25:
-                continue
+        if table.port == 25 and (host in own or hosts.is_own_address(host)):
             draft.add((*at, "hosts", index), f"{host}, which is this host", "a host of the other side: mail would loop")
     if table.envelope in draft.domains:
         draft.add(

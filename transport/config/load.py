@@ -86,7 +86,7 @@ def load_text(text: str, source: str, folder: Path | None = None) -> Settings:
 def _syntax(error: tomllib.TOMLDecodeError, text: str, source: str) -> ConfigError:
     message = str(error)
     match = _AT_LINE.search(message)
-    line = int(match[1]) if match else text.count("\n") + 1
+    line = int(match[1]) if match else max(1, len(text.splitlines()))
     said = _AT_LINE.sub("", message).removesuffix(" (at end of document)")
     return ConfigError(source, "", "", f"no TOML: {said[0].lower()}{said[1:]}", "TOML 1.0", line)
 
@@ -113,7 +113,7 @@ def _read(data: dict[str, Any], draft: Draft) -> None:
             what = "an unknown table" if isinstance(content, dict) else "a key outside every table"
             draft.add((top,), what, one_of([f"[{name}]" for name in known], f"[{top}]"))
         elif not isinstance(content, dict):
-            draft.add((top,), shown(content), f"a table: [{top}]" + (".NAME" if top in model.NAMED else ""))
+            draft.add((top,), shown(content), f"a table: [{top}.NAME]" if top in model.NAMED else f"a table: [{top}]")
         elif top == "daemon":
             draft.daemon = _table(draft, ("daemon",), model.DaemonTable, content)
         elif top == "static":
@@ -198,7 +198,7 @@ def _note(draft: Draft, path: Keys, kind: type[model.Table], table: dict[str, An
     full, what, given = (*path, *loc), str(error["type"]), error["input"]
     if what == "missing":
         info = model.keys_of(kind)[str(loc[0])]
-        draft.add(full, "nothing", f"it is needed: {info.description}")
+        draft.add(full, "nothing", f"it is needed, for example {loc[0]} = {shown((info.examples or [''])[0])}")
     elif what == "extra_forbidden":
         keys = model.keys_of(kind)
         others = [n for n, m in model.DIRECTORY_TYPES.items() if str(loc[0]) in model.keys_of(m)]

@@ -37,7 +37,12 @@ def _not_empty(value: object) -> object:
 
 
 def _compare(value: object) -> float | None:
-    return None if value == "auto" else values.between(0.1, 31_536_000, '"auto" or a duration')(value)
+    if value == "auto":
+        return None
+    try:
+        return values.between(0.1, 31_536_000, "a duration up to 365d")(value)
+    except Wrong as wrong:
+        raise Wrong(f'"auto" or {wrong.allowed}') from None
 
 
 def _moment_or_empty(value: object) -> float | None:
