@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What will hurt on a Postfix that otherwise has all lines: each trap was seen to lose or misroute mail."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from transport.checks.finding import Finding, error, note, warning
+from transport.config.settings import Domain, Settings, Unknown
+from transport.maps.guard import spellings
+from transport.mta.postfix import Postfix, Service, split_list
+from transport.mta.postfix_parts import RECIPIENT_MAPS, RELAY, VIRTUAL, Plan
+from transport.mta.postfix_plan import Planner, maps_directory
+from transport.mta.postfix_policy import PERMITS, pairs
+
+STATIC_ONLY = ("relay_domains", "smtp_tls_policy_maps", "smtp_generic_maps", "lmtp_generic_maps")
+SUBMISSION = ("submission", "submissions", "smtps", "465", "587")
+ROUTES = "transport_maps", "virtual_alias_maps", "recipient_bcc_maps", *RECIPIENT_MAPS.values()
+
+
+def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]:
+    """Every trap that this Postfix stands in."""
+    watch = _Traps(settings, postfix, plan)
+    yield from watch.live_maps()
+    yield from watch.recipient_maps()
+    yield from watch.catch_all()
+    yield from watch.classes()
+    yield from watch.delimiter()
+    yield from watch.restrictions()
+    yield from watch.receivers()
+    yield from watch.copies()
+    yield from watch.sockets()
+    yield from watch.queued()
+
+
+class _Traps:
+    def __init__(self, settings: Settings, postfix: Postfix, plan: Plan) -> None:
+        self.settings, self.postfix, self.plan = settings, postfix, plan
+        self.domains = [d for d in settings.domains.values() if d.enabled == "yes"]
+        planner = Planner(settings, postfix, plan.deploy, plan.maps or maps_directory(settings))
+        self.is_ours, self.socket, self.own = planner.is_ours, planner.guard.socket, planner.own
+
+    def live_maps(self) -> Iterator[Finding]:
+        """No live map without the guard, none where an error kills or stops more than our own mail."""
+        if not self.socket:
+            return
+        hint = "behind pipemap:{sqlite:…} only; `splitmx postfix show` prints the line"
+        values = {f"{name}": value for name, value in self.postfix.values.items()}
+        for service in self.postfix.services:
+            values |= {f"{service.key} -o {name}": value for name, value in service.overrides.items()}
+        for name, value in values.items():
+            if self.socket not in value:
+                continue
+            bare = name.rpartition(" ")[2]
+            if bare in STATIC_ONLY:
+                yield error(f"{name} asks the daemon: an error there stops more than our mail", "use the static file")
+            guarded_route = bare == "transport_maps" and "not-ours.regexp" in value
+            for entry in split_list(value):
+                if entry.startswith(self.socket) and not guarded_route:
+                    yield error(f"{name} asks the daemon for every address of this host: {entry}", hint)
+            if self.postfix.chrooted and "socketmap:unix:/" in value:
+                yield error(f"{name} names an absolute socket, but services are chrooted", "use a path below the queue")
+        if VIRTUAL in self.plan.classes.values() and self.socket in self.postfix.value("virtual_mailbox_maps"):
+            used = [s for s in self.postfix.services if s.command == "virtual"]
+            if used and any(o.name == "virtual_mailbox_maps" for o in self.plan.overrides):
+                yield error("virtual_mailbox_maps in main.cf asks the daemon: virtual(8) refuses it and defers all mail",
+                            "only on smtpd, by -o in master.cf")  # fmt: skip
+
+    def recipient_maps(self) -> Iterator[Finding]:
+        """`here` in a recipient parameter refuses everybody at the other side."""
+        for name in RECIPIENT_MAPS.values():
+            for value in (self.postfix.value(name), *(s.overrides.get(name, "") for s in self.postfix.receivers)):
+                if any(self.is_ours(e) and e.rstrip("}").endswith((":here", "/here")) for e in split_list(value)):
+                    yield error(f"{name} uses the map here: everybody at the other side is refused",
+                                "the right map in every class is relay_recipients")  # fmt: skip
+        if self.postfix.full("smtpd_reject_unlisted_recipient") == "no":
+            yield warning(
+                "smtpd_reject_unlisted_recipient = no: addresses that nobody lists are accepted, then bounced"
+            )
+
+    def _sites(self, parameter: str, keys: list[str]) -> dict[str, str]:
+        """What the site's own maps of a parameter say to some keys: key -> table."""
+        found: dict[str, str] = {}
+        for table in split_list(self.postfix.full(parameter)):
+            if not self.is_ours(table) and "socketmap:" not in table:
+                found |= dict.fromkeys(self.postfix.lookup(table, keys), table)
+        return found
+
+    def catch_all(self) -> Iterator[Finding]:
+        """A site's `@domain` alias takes those whom no directory lists, and without identity everybody."""
+        keys = {f"@{name}": d for d in self.domains for name in spellings(d.name)}
+        for key, table in self._sites("virtual_alias_maps", list(keys)).items():
+            domain = keys[key]
+            if not domain.identity:
+                yield error(
+                    f"{key} in {table} takes all mail of {domain.name}: identity = false", "set identity = true"
+                )
+            elif domain.unknown in (Unknown.RELAY, Unknown.VERIFY):
+                yield error(
+                    f"{key} in {table} takes everybody at the other side whom no directory lists "
+                    f'(unknown = "{domain.unknown}")',
+                    f'remove it, or list the other side and set unknown = "reject" or "catchall:…" for {domain.name}',
+                )
+            else:
+                yield note(f"{key} in {table} gets what no directory lists of {domain.name}")
+
+    def classes(self) -> Iterator[Finding]:
+        """One class each, and no subdomains by accident."""
+        for name, found in self.postfix.classes([d.name for d in self.domains]).items():
+            if len(found) > 1 and name in self.plan.classes:
+                yield error(f"{name} stands in {' and '.join(found)}", f"keep it in {self.plan.classes[name]} only")
+        below = {f"splitmx-test.{d.name}": d for d in self.domains if d.subdomains == "exact"}
+        for name, found in self.postfix.classes(list(below)).items():
+            if RELAY in found:
+                yield warning(
+                    f"relay_domains takes every subdomain of {below[name].name} too: mail for those hosted elsewhere "
+                    "is refused as unknown",
+                    "list the domain in a regexp: table, or take relay_domains out of parent_domain_matches_subdomains",
+                )
+
+    def delimiter(self) -> Iterator[Finding]:
+        """Both must cut addresses at the same place."""
+        ours, theirs = self.settings.daemon.recipient_delimiter, self.postfix.full("recipient_delimiter")
+        if set(ours) != set(theirs):
+            yield error(
+                f'recipient_delimiter = "{theirs}" in main.cf, but "{ours}" in [daemon]: live and static answers differ',
+                "make them the same",
+            )
+
+    def restrictions(self) -> Iterator[Finding]:
+        """The policy service stands before whatever permits."""
+        setting = self.plan.setting("smtpd_recipient_restrictions")
+        if setting is None:
+            return
+        live = pairs(split_list(self.postfix.value("smtpd_recipient_restrictions")))
+        first = setting.ours[0]
+        before = live[: live.index(first)] if first in live else []
+        for word in before:
+            if word in (*PERMITS, "permit"):
+                yield error(f"the policy service stands behind {word}: whoever is permitted never meets it",
+                            "put its check_recipient_access first in smtpd_recipient_restrictions")  # fmt: skip
+
+    def receivers(self) -> Iterator[Finding]:
+        """smtpd services whose own -o leave something out."""
+        for service in self.postfix.receivers:
+            yield from self._receiver(service)
+
+    def _receiver(self, service: Service) -> Iterator[Finding]:
+        name = service.name.rpartition(":")[2]
+        inner = service.overrides.get("content_filter") == ""
+        own = service.overrides.get("smtpd_recipient_restrictions")
+        if (
+            own is not None
+            and self.plan.setting("splitmx")
+            and not inner
+            and not any(map(self.is_ours, pairs(split_list(own))))
+        ):
+            text = f"{service.key} has its own smtpd_recipient_restrictions without the policy service"
+            yield note(text) if name in SUBMISSION else warning(text, "put the same check_recipient_access there")
+        for parameter in ROUTES:
+            value = service.overrides.get(parameter)
+            planned = any(o.service == service.key and o.name == parameter for o in self.plan.overrides)
+            if value is not None and not planned and self.plan.setting(parameter) and not inner:
+                yield warning(f"{service.key} has its own {parameter}: {value or '(empty)'}")
+        options = split_list(service.overrides.get("receive_override_options", ""))
+        if "no_unknown_recipient_checks" in options and not inner:
+            yield warning(f"{service.key} has no_unknown_recipient_checks: unknown addresses are accepted there")
+
+    def copies(self) -> Iterator[Finding]:
+        """Dual delivery: no other BCC lost, exactly one copy through an after-queue filter."""
+        copying = [d for d in self.domains if d.delivery != "split"]
+        if not copying:
+            return
+        for domain in copying:
+            yield from self._bcc(domain)
+        filtered = [s for s in self.postfix.receivers if self._filter(s)]
+        if filtered:
+            again = [s for s in self.postfix.receivers if s.overrides.get("content_filter") == ""]
+            sides = [any("no_address_mappings" in self._options(s) for s in group) for group in (filtered, again)]
+            if again and sides == [False, False]:
+                yield error("mail passes cleanup twice through the after-queue filter: each copy would be made twice",
+                            "set receive_override_options=no_address_mappings on one side")  # fmt: skip
+            if sides == [True, True]:
+                yield error("no_address_mappings stands on both sides of the after-queue filter: no aliases, no copies")
+
+    def _filter(self, service: Service) -> str:
+        return service.overrides.get("content_filter", self.postfix.full("content_filter"))
+
+    def _options(self, service: Service) -> str:
+        return service.overrides.get("receive_override_options", self.postfix.full("receive_override_options"))
+
+    def _bcc(self, domain: Domain) -> Iterator[Finding]:
+        hint = "one value per address: move the archive to always_bcc or sender_bcc_maps, or end dual delivery"
+        for name in spellings(domain.name):
+            for table in split_list(self.postfix.full("recipient_bcc_maps")):
+                if self.is_ours(table):
+                    continue
+                keys = self.postfix.keys(table)
+                if table.partition(":")[0] in ("regexp", "pcre", "static"):
+                    hits = list(self.postfix.lookup(table, [f"splitmx-test@{name}"]))
+                elif keys is None:
+                    hits = list(self.postfix.lookup(table, [f"@{name}"]))
+                else:
+                    hits = [key for key in keys if key.lower().endswith(f"@{name}")]
+                if hits:
+                    yield error(
+                        f"recipient_bcc_maps: {hits[0]} in {table} and delivery = \"{domain.delivery}\" of {domain.name} "
+                        "exclude each other: one of the two copies would be lost",
+                        hint,
+                    )  # fmt: skip
+
+    def sockets(self) -> Iterator[Finding]:
+        """The daemon's sockets are there, and Postfix may use them."""
+        if self.plan.deploy == "static":
+            return
+        for listener in (*self.settings.daemon.socketmap[:1], *self.settings.daemon.policy[:1]):
+            if listener.kind != "unix":
+                continue
+            path = Path(listener.path)
+            try:
+                mode = path.stat()
+            except OSError:
+                yield warning(f"{path} is not there: the daemon does not run", "start it: splitmx serve")
+                continue
+            if not stat.S_ISSOCK(mode.st_mode):
+                yield error(f"{path} is not a socket")
+            elif not self._may_use(mode):
+                yield error(f"{path} is closed to the user {self.postfix.full('mail_owner')}",
+                            f"[daemon]: unix:{path}?mode=0660&group=postfix")  # fmt: skip
+
+    def _may_use(self, found: os.stat_result) -> bool:
+        import pwd
+
+        try:
+            owner = pwd.getpwnam(self.postfix.full("mail_owner") or "postfix")
+        except KeyError:
+            return True
+        return bool(
+            (found.st_uid == owner.pw_uid and found.st_mode & 0o200)
+            or (found.st_gid == owner.pw_gid and found.st_mode & 0o020)
+            or found.st_mode & 0o002
+        )
+
+    def queued(self) -> Iterator[Finding]:
+        """Mail that still waits for a domain which is switched off would bounce."""
+        off = {name for d in self.settings.domains.values() if d.enabled == "no" for name in spellings(d.name)}
+        if not off:
+            return
+        try:
+            done = subprocess.run(
+                ["postqueue", "-c", str(self.postfix.directory), "-j"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+            mails = [json.loads(line) for line in done.stdout.splitlines()]
+        except (OSError, subprocess.TimeoutExpired, ValueError):
+            return
+        waiting = sum(r["address"].rpartition("@")[2].lower() in off for m in mails for r in m.get("recipients", []))
+        if waiting:
+            yield warning(f"{waiting} queued recipients belong to domains that are not enabled: they may bounce",
+                          "flush the queue before a domain is switched off")  # fmt: skip

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a split domain needs beside its maps: TLS, destinations' services, limits, probing, peers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transport.config.settings import Unknown
+from transport.maps.nexthop import host_hop
+from transport.mta.postfix_parts import RELAY, Master, Override
+
+if TYPE_CHECKING:
+    from transport.mta.postfix_plan import Planner
+
+EXPANSION_LIMIT = 20_000
+"""virtual_alias_expansion_limit: above the largest group; its default is 1,000."""
+
+
+def add(planner: Planner) -> None:
+    """All of it."""
+    tls(planner)
+    destinations(planner)
+    limits(planner)
+    verify(planner)
+    peers(planner)
+
+
+def tls(planner: Planner) -> None:
+    """How destinations have to prove themselves."""
+    words = {d.tls for d in planner.settings.destinations.values()}
+    if not words - {"may"}:
+        return
+    planner.add(
+        "smtp_tls_policy_maps",
+        [f"{planner.type}:{planner.maps}/tls_policy"],
+        "what a destination's tls asks for; a static file, so that no other mail depends on it",
+    )
+    if words & {"ca", "ca+name"} and not (
+        planner.postfix.full("smtp_tls_CAfile") or planner.postfix.full("smtp_tls_CApath")
+    ):
+        planner.set("smtp_tls_CAfile", "/etc/ssl/certs/ca-certificates.crt", "tls ca without it defers everything")
+    if "dane" in words and planner.postfix.full("smtp_dns_support_level") != "dnssec":
+        planner.set("smtp_dns_support_level", "dnssec", "tls dane needs it, and a validating resolver")
+
+
+def destinations(planner: Planner) -> None:
+    """The services that carry relayed mail, and what a destination cannot have here."""
+    relay = planner.postfix.service("relay") or planner.postfix.service("smtp")
+    root = "y" if relay is not None and relay.chroot else "n"
+    for destination in planner.settings.destinations.values():
+        name = destination.service
+        if planner.postfix.service(name) is None:
+            entry = f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name}"
+            why = f"the service of destination {destination.name}; limits go here, as {name}_destination_…"
+            planner.plan.masters.append(Master(f"{name}/unix", entry, why))
+        if destination.bounce == "postmaster":
+            planner.plan.problems.append(
+                f'[destinations.{destination.name}] bounce = "postmaster": Postfix sends the report of a relayed '
+                "message to its sender and has no setting for another address; use sender here"
+            )
+        if len(destination.hosts) > 1 and planner.postfix.version < (3, 5):
+            planner.plan.problems.append(f"[destinations.{destination.name}]: several hosts need Postfix 3.5")
+        own = [host for host in destination.hosts if host_hop(host, 25) == host_hop(hostname(planner), 25)]
+        if own:
+            planner.plan.problems.append(f"[destinations.{destination.name}] names this host, {own[0]}: it would loop")
+
+
+def hostname(planner: Planner) -> str:
+    """The name this Postfix greets with."""
+    return planner.postfix.full("myhostname") or "localhost"
+
+
+def limits(planner: Planner) -> None:
+    """How long smtpd lives, how large a group may be."""
+    if planner.live:
+        for service in planner.postfix.receivers:
+            why = "smtpd keeps a temporary failure of transport_maps for its life: keep that short"
+            planner.plan.overrides += [
+                Override(service.key, "max_use", "20", why),
+                Override(service.key, "max_idle", "20s", why),
+            ]
+    limit = planner.postfix.full("virtual_alias_expansion_limit")
+    wanted = max(EXPANSION_LIMIT, int(limit) if limit.isdigit() else 0)
+    planner.set(
+        "virtual_alias_expansion_limit", str(wanted), "above the largest group; Postfix defers larger ones for ever"
+    )
+    planner.set(
+        "enable_original_recipient", "no", "once is once, by alias and group too; costs the X-Original-To header"
+    )
+    if RELAY in planner.plan.classes.values():
+        planner.set("fast_flush_domains", "", "no flush log for each deferral to the other side")
+
+
+def verify(planner: Planner) -> None:
+    """Address verification without its traps (ADDRESS_VERIFICATION_README)."""
+    probing = any(
+        d.unknown is Unknown.VERIFY or (d.role == "secondary" and d.outsiders is Unknown.VERIFY)
+        for d in planner.domains
+    )
+    if not probing or not planner.live:
+        return
+    why = "a mailbox that is new at the other side is tried again soon"
+    planner.set("address_verify_negative_refresh_time", "10m", why)
+    planner.set("address_verify_negative_expire_time", "1h", why)
+    planner.set("unverified_recipient_reject_code", "550", "a sure no is a no")
+    planner.set("unverified_recipient_reject_reason", "Address unknown", "names of inner hosts stay inside")
+
+
+def peers(planner: Planner) -> None:
+    """The other side is no flood and no stranger."""
+    kinds = {p.kind for d in planner.settings.destinations.values() for p in d.peers}
+    if not kinds & {"network", "spf"}:
+        return
+    table = f"cidr:{planner.maps}/peers_access"
+    own = planner.own("smtpd_client_event_limit_exceptions")
+    planner.add("smtpd_client_event_limit_exceptions", [table], "the other side is no flood", own)
+    if any(s.command == "postscreen" for s in planner.postfix.services):
+        planner.add("postscreen_access_list", [table], "the other side is no stranger")

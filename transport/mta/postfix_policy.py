@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the policy service is asked: from restriction classes that a table of our domains selects (DESIGN 5.4, 5.5)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from transport.config.settings import Unknown
+from transport.mta.postfix import split_list
+from transport.mta.postfix_parts import Setting
+
+if TYPE_CHECKING:
+    from transport.mta.postfix_plan import Planner
+
+PERMITS = ("permit_mynetworks", "permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts")
+
+
+def policy(planner: Planner) -> None:
+    """The restriction classes; nothing without a listener."""
+    if not planner.live:
+        if any(d.role == "secondary" for d in planner.domains):
+            planner.plan.problems.append("role secondary needs the policy service against loops: deploy live or both")
+        planner.plan.notes.append("without the daemon suspended recipients and loops are not refused at RCPT")
+        return
+    observed = any(d.enabled == "observe" for d in planner.settings.domains.values())
+    if not planner.settings.daemon.policy:
+        text = "[daemon] names no policy listener"
+        if observed or any(
+            d.role == "secondary" or d.unknown in (Unknown.VERIFY, Unknown.CATCHALL) for d in planner.domains
+        ):
+            planner.plan.problems.append(f"{text}: role secondary, verify, catchall and observing need it")
+        else:
+            planner.plan.notes.append(f"{text}: loops and suspended recipients are not refused at RCPT")
+        return
+    secondary = any(d.role == "secondary" for d in planner.domains)
+    open_ = planner.plan.deploy == "both" and not secondary
+    where = planner.guard.policy
+    common = f"check_policy_service {{ {where}, timeout=5s, try_limit=1"
+    classes = {
+        "splitmx": common + (", default_action=DUNNO }" if open_ else " }"),
+        "splitmx_observe": common + ", default_action=DUNNO }",
+    }
+    if secondary:
+        classes["splitmx_outsider"] = common + ", policy_context=outsider }"
+    own_classes = [
+        c for c in split_list(planner.postfix.value("smtpd_restriction_classes")) if not c.startswith("splitmx")
+    ]
+    planner.add(
+        "smtpd_restriction_classes", list(classes), "only recipients of ours meet the policy service", own_classes
+    )
+    for name, value in classes.items():
+        planner.plan.settings.append(Setting(name, value, "a dead or hung daemon costs ours 5 s, others nothing"))
+    restrictions(planner, secondary)
+
+
+def restrictions(planner: Planner, secondary: bool) -> None:
+    """The call before the permits, and for role secondary another one behind them."""
+    name = "smtpd_recipient_restrictions"
+    own = [w for w in pairs(split_list(planner.postfix.value(name))) if not planner.is_ours(w)]
+    first = f"check_recipient_access {planner.guard.policy_table('splitmx')}"
+    ours, value = [first], [first, *own]
+    if secondary:
+        second = f"check_recipient_access {planner.guard.policy_table('splitmx_outsider')}"
+        places = [n for n, word in enumerate(value) if word in PERMITS]
+        if places:
+            value.insert(places[-1] + 1, second)
+        else:
+            final = [n for n, word in enumerate(value) if word in ("permit", "reject", "defer")]
+            at = final[0] if final else len(value)
+            value[at:at] = ["permit_mynetworks", "permit_sasl_authenticated", second]
+        ours.append(second)
+    why = "before permit_mynetworks: a peer may stand in mynetworks"
+    planner.plan.settings.append(Setting(name, ", ".join(value), why, tuple(ours)))
+
+
+def pairs(words: list[str]) -> list[str]:
+    """Restrictions with their arguments: `check_recipient_access type:table` is one thing (postconf(5))."""
+    joined: list[str] = []
+    open_ = False
+    for word in words:
+        if open_:
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+        open_ = word in ("warn_if_reject", "sleep") or bool(_WITH_ARGUMENT.match(word))
+    return joined
+
+
+_WITH_ARGUMENT = re.compile(r"check_\w+(access|service)$|(reject|permit)_(rbl|rhsbl|dnswl|rhswl)\w*$")
