@@ -68,7 +68,7 @@ class _Traps:
         if VIRTUAL in self.plan.classes.values() and self.socket in self.postfix.value("virtual_mailbox_maps"):
             used = [s for s in self.postfix.services if s.command == "virtual"]
             if used and any(o.name == "virtual_mailbox_maps" for o in self.plan.overrides):
-                yield error("virtual_mailbox_maps in main.cf asks the daemon: virtual(8) refuses it and defers all mail",
+                yield error("virtual_mailbox_maps in main.cf asks the daemon: virtual(8) refuses that",
                             "only on smtpd, by -o in master.cf")  # fmt: skip
 
     def recipient_maps(self) -> Iterator[Finding]:
@@ -128,7 +128,7 @@ class _Traps:
         ours, theirs = self.settings.daemon.recipient_delimiter, self.postfix.full("recipient_delimiter")
         if set(ours) != set(theirs):
             yield error(
-                f'recipient_delimiter = "{theirs}" in main.cf, but "{ours}" in [daemon]: live and static answers differ',
+                f'recipient_delimiter = "{theirs}" in main.cf, "{ours}" in [daemon]: answers would differ',
                 "make them the same",
             )
 
@@ -209,8 +209,8 @@ class _Traps:
                     hits = [key for key in keys if key.lower().endswith(f"@{name}")]
                 if hits:
                     yield error(
-                        f"recipient_bcc_maps: {hits[0]} in {table} and delivery = \"{domain.delivery}\" of {domain.name} "
-                        "exclude each other: one of the two copies would be lost",
+                        f"recipient_bcc_maps: {hits[0]} in {table} and delivery = \"{domain.delivery}\" "
+                        f"of {domain.name} exclude each other: one of the two copies would be lost",
                         hint,
                     )  # fmt: skip
 
