@@ -89,7 +89,7 @@ def example(tmp_path: Path) -> str:
 def test_the_example_loads(example: str) -> None:
     """contrib/splitmx.toml is a good configuration and means what it says."""
     settings = load_text(example, "splitmx.toml")
-    assert settings.daemon.control == Listener("unix", "/run/splitmx/control.sock")
+    assert settings.daemon.control == Listener("unix", "/run/splitmx/control.sock", 0o600)
     assert settings.daemon.metrics == Listener("inet", host="127.0.0.1", port=9464)
     assert settings.static is not None
     assert settings.static.for_ == ("postfix",)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transport.config.errors import ConfigError, ConfigErrors, Wrong
-from transport.config.listeners import parse_listener
+from transport.config.listeners import parse_control, parse_listener
 from transport.config.settings import Daemon, Listener
 
 DEFAULT = Path("/etc/splitmx/splitmx.toml")
@@ -51,7 +51,7 @@ def load_light(path: Path) -> Light:
         raise ConfigErrors([ConfigError(str(path), "", "", str(error), "TOML; see splitmx check")]) from None
     key = "control"
     try:
-        control = parse_listener(daemon["control"]) if "control" in daemon else Daemon().control
+        control = parse_control(daemon["control"]) if "control" in daemon else Daemon().control
         key = "socketmap"
         listed = daemon.get("socketmap", [])
         if not isinstance(listed, list):

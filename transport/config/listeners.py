@@ -14,18 +14,23 @@ LONGEST_PATH = 107
 _FORM = "unix:/PATH, unix:/PATH?mode=0660&group=NAME, or inet:ADDRESS:PORT"
 
 
-def parse_listener(value: object) -> Listener:
-    """The listener that a text means. Raises Wrong. Whether the group exists is not looked at."""
+def parse_control(value: object) -> Listener:
+    """`daemon.control`: who may use it rules the daemon, so that it is for its owner alone unless a mode is given."""
+    return parse_listener(value, 0o600)
+
+
+def parse_listener(value: object, mode: int = 0o660) -> Listener:
+    """The listener that a text means; mode: where it gives none. Raises Wrong. Groups are not looked up."""
     if not isinstance(value, str):
         raise Wrong(_FORM)
     if value.startswith("unix:"):
-        return _unix(value[5:])
+        return _unix(value[5:], mode)
     if value.startswith("inet:"):
         return _inet(value[5:])
     raise Wrong(_FORM)
 
 
-def _unix(text: str) -> Listener:
+def _unix(text: str, mode: int) -> Listener:
     path, mark, options = text.partition("?")
     if not path.startswith("/"):
         raise Wrong("unix: with an absolute path, as in unix:/run/splitmx/policy.sock")
@@ -33,7 +38,7 @@ def _unix(text: str) -> Listener:
         raise Wrong("unix: with the path of a socket, not of a folder")
     if len(path.encode()) > LONGEST_PATH:
         raise Wrong(f"a socket path of at most {LONGEST_PATH} bytes (unix(7))", f"{len(path.encode())} bytes: {path}")
-    mode, group = 0o660, ""
+    group = ""
     for option in options.split("&") if mark else ():
         name, _, given = option.partition("=")
         if name == "mode":

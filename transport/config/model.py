@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from transport.config import values
 from transport.config.errors import Wrong
-from transport.config.listeners import parse_listener
+from transport.config.listeners import parse_control, parse_listener
 from transport.config.settings import Listener, Location, Peer, Unknown
 
 Duration = Annotated[float, PlainValidator(values.duration)]
@@ -85,10 +85,10 @@ class DaemonTable(Table):
         "`transport`, `relay_recipients`, `here`, `virtual_alias`, `recipient_bcc`, `relay_domains`, `tls_policy`.",
         examples=[{"transport": "inet:127.0.0.1:10461"}],
     )
-    control: Socket = Field(
+    control: Annotated[Listener, PlainValidator(parse_control)] = Field(
         Listener("unix", "/run/splitmx/control.sock", 0o600),
-        description="Where the command line reaches the running daemon.",
-        examples=["unix:/run/splitmx/control.sock?mode=0600"],
+        description="Where the command line reaches the running daemon; its mode is 0600 unless one is given.",
+        examples=["unix:/run/splitmx/control.sock?mode=0660&group=mailadmin"],
     )
     metrics: Socket | None = Field(
         None, description="Listener for Prometheus. Not set: none.", examples=["inet:127.0.0.1:9464"]
