@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows beside Postfix's own `ldap:` map, on the same slapd: postmap, live misses, strangers, a hung
+directory."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.daemon import DOMAIN, Daemon, transport_frame, users
+from benchmarks.tools import LOAD_CORE, Bench, Result, finish, median, netstring, pinned, stop, wait, write_frames
+from tests.servers.slapd import SUFFIX, Slapd
+
+PEOPLE = 20_000
+STRANGERS = 2_000_000  # each is asked once
+
+
+@contextmanager
+def slapd(extra: str = "") -> Iterator[Slapd]:
+    """A slapd with PEOPLE entries, that counts its operations."""
+    server = Slapd(start=False)
+    try:
+        server.conf.write_text(server.conf.read_text() + "\ndatabase monitor\naccess to * by * read\n")
+        server.load(
+            "\n".join(
+                f"dn: uid={user},ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: {user}\ncn: {user}\nsn: x\n"
+                f"mail: {user}@{DOMAIN}\n"
+                for user in users(PEOPLE)
+            )
+        )
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def searches(server: Slapd) -> int:
+    """Search operations that slapd has completed so far."""
+    words = ["ldapsearch", "-x", "-LLL", "-H", server.url, "-s", "base",
+             "-b", "cn=Search,cn=Operations,cn=Monitor", "monitorOpCompleted"]  # fmt: skip
+    out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return next(int(line.split()[1]) for line in out.splitlines() if line.startswith("monitorOpCompleted:"))
+
+
+def directories(server: Slapd, more: str = "") -> str:
+    """The `[directories.here]` of that slapd."""
+    return (
+        f'[directories.here]\ntype = "ldap"\nurl = ["{server.url}"]\nbase = "{server.base}"\n'
+        f'filter = "(objectClass=inetOrgPerson)"\naddress_attributes = ["mail"]\n{more}'
+    )
+
+
+def ldap_map(bench: Bench, server: Slapd) -> str:
+    """Postfix's own map over the same entries."""
+    path = bench.work / "ldap.cf"
+    path.write_text(
+        f"server_host = {server.url}\nversion = 3\nbind = no\nsearch_base = {server.base}\n"
+        "query_filter = (mail=%s)\nresult_attribute = mail\n"
+    )
+    return f"ldap:{path}"
+
+
+def timed_postmap(table: str, keys: Path) -> float:
+    """Seconds that `postmap -q -` takes with these keys."""
+    with keys.open("rb") as stdin:
+        began = time.monotonic()
+        done = subprocess.run(["postmap", "-q", "-", table], stdin=stdin, stdout=subprocess.DEVNULL)
+        if done.returncode not in (0, 1):
+            raise RuntimeError(f"postmap -q - {table}")
+        return time.monotonic() - began
+
+
+def postmap(bench: Bench) -> list[Result]:
+    """All 20,000 recipients through one `postmap -q -`."""
+    keys = bench.work / "keys"
+    keys.write_text("".join(f"{user}@{DOMAIN}\n" for user in users(PEOPLE)))
+    with slapd() as server:
+        daemon = Daemon(bench.work / "ldap", directories(server), pin=False).start_loaded()
+        try:
+            table = f"socketmap:unix:{daemon.socketmap}:relay_recipients"
+            timed_postmap(table, keys)
+            ours, its = [], []
+            for _ in range(bench.rounds):
+                its.append(timed_postmap(ldap_map(bench, server), keys))
+                ours.append(timed_postmap(table, keys))
+        finally:
+            daemon.stop()
+            shutil.rmtree(daemon.work)
+    ratio = sorted(mine / other for mine, other in zip(ours, its, strict=True))[len(ours) // 2]
+    return [
+        Result(
+            "20,000 keys through `postmap -q -`",
+            f"{sorted(ours)[len(ours) // 2]:.2f} s",
+            f"Postfix's `ldap:` {sorted(its)[len(its) // 2]:.2f} s",
+            f"{ratio:.2f} × its time",
+            "faster",
+            ratio < 1,
+        )
+    ]
+
+
+def strangers_file(bench: Bench) -> Path:
+    """Requests for addresses that nobody has, each once."""
+    path = bench.work / "strangers"
+    if not path.exists():
+        write_frames(path, (netstring(f"relay_recipients stranger{n}@{DOMAIN}") for n in range(STRANGERS)))
+    return path
+
+
+def known_file(bench: Bench) -> Path:
+    """Requests for listed recipients at random."""
+    path = bench.work / "known"
+    if not path.exists():
+        rng = random.Random(2)
+        names = list(users(PEOPLE))
+        write_frames(path, (transport_frame(rng.choice(names)) for _ in range(200_000)))
+    return path
+
+
+def misses(bench: Bench) -> list[Result]:
+    """Unlisted addresses, all asked live, beside as many postmap processes at once."""
+    frames = strangers_file(bench)
+    per, many = 400, 100
+    with slapd() as server:
+        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n'), pin=False).start_loaded()
+        try:
+            bench.load(daemon.socketmap, frames, many, seconds=1)
+            before = searches(server)
+            ours = bench.load(daemon.socketmap, frames, many, seconds=2 * bench.seconds, offset=200_000, pid=daemon.pid)
+            mine = searches(server) - before
+        finally:
+            daemon.stop()
+            shutil.rmtree(daemon.work)
+        table = ldap_map(bench, server)
+        for number in range(many):
+            (bench.work / f"keys{number}").write_text(
+                "".join(f"stranger{number * per + n}@{DOMAIN}\n" for n in range(per))
+            )
+        before = searches(server)
+        began = time.monotonic()
+        children = []
+        for number in range(many):
+            with (bench.work / f"keys{number}").open("rb") as stdin:
+                words = ["postmap", "-q", "-", table]
+                children.append(subprocess.Popen(words, stdin=stdin, stdout=subprocess.DEVNULL))
+        for child in children:
+            child.wait()
+        took = time.monotonic() - began
+        its = searches(server) - before
+    settled = ours["answers"] - ours["temp"]
+    ratio, queries = ours["rate"] * settled / ours["answers"] / (many * per / took), mine / max(1, ours["answers"])
+    return [
+        Result(
+            f"live misses, {many} connections",
+            f"{settled / ours['seconds'] / 1000:.1f} k/s, {ours['cpu']:.0f} µs CPU, "
+            f"{queries:.3f} queries an address, {ours['temp']:.0f} TEMP",
+            f"Postfix's `ldap:`, {many} processes: {many * per / took / 1000:.1f} k/s, {its / many / per:.2f} queries",
+            f"{ratio:.2f} × as many, {queries * many * per / its:.3f} of the queries",
+            "as many, ≤ 0.1 of the queries",
+            ratio >= 1 and queries * many * per / its <= 0.1,
+        )
+    ]
+
+
+def strangers(bench: Bench) -> list[Result]:
+    """Known recipients at 4,000/s, alone and while strangers are asked live as fast as the directory
+    answers."""
+    with slapd() as server:
+        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n')).start_loaded()
+        try:
+            quiet, busy, speed = [], [], 0.0
+            bench.load(daemon.socketmap, known_file(bench), 50, seconds=1)
+            for number in range(bench.rounds):
+                quiet.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000))
+                words = ["nice", "-n", "10", str(bench.work / "load"), str(daemon.socketmap), "netstring",
+                         str(strangers_file(bench)), "50", str(bench.seconds + 1.5), "0",
+                         str(number * 300_000)]  # fmt: skip
+                other = subprocess.Popen(pinned(LOAD_CORE, words), stdout=subprocess.PIPE, text=True)
+                time.sleep(0.5)
+                busy.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000))
+                speed = max(speed, finish(other)["rate"])
+        finally:
+            daemon.stop()
+            shutil.rmtree(daemon.work)
+    ratio = sorted(b["p99"] / q["p99"] for b, q in zip(busy, quiet, strict=True))[len(busy) // 2]
+    return [
+        Result(
+            f"known recipients (4,000/s) while strangers are asked live ({speed / 1000:.1f} k/s)",
+            f"p50 {median(busy, 'p50'):.0f} µs, p99 {median(busy, 'p99'):.0f} µs",
+            f"without: p50 {median(quiet, 'p50'):.0f} µs, p99 {median(quiet, 'p99'):.0f} µs",
+            f"p99 {ratio:.1f} ×",
+            "p99 ≤ 2 ×",
+            ratio <= 2,
+        )
+    ]
+
+
+def hung(bench: Bench) -> list[Result]:
+    """slapd is stopped with SIGSTOP: known recipients go on, strangers are TEMP soon, then at once."""
+    with slapd() as server:
+        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n')).start_loaded()
+        other: subprocess.Popen[str] | None = None
+        try:
+            bench.load(daemon.socketmap, known_file(bench), 50, seconds=1)
+            quiet = [bench.load(daemon.socketmap, known_file(bench), 50, rate=4000) for _ in range(bench.rounds)]
+            server.hang()
+            other = bench.start_load(daemon.socketmap, strangers_file(bench), 20, rate=200,
+                                     seconds=(bench.rounds + 1) * bench.seconds)  # fmt: skip
+            busy = [bench.load(daemon.socketmap, known_file(bench), 50, rate=4000) for _ in range(bench.rounds)]
+            first = finish(other)
+            other = None
+            later = bench.load(daemon.socketmap, strangers_file(bench), 20, rate=200, offset=500_000)
+            server.cont()
+            cured = time.monotonic()
+            wait("strangers are answered again", lambda: settled(bench, daemon), 60)
+            cured = time.monotonic() - cured
+        finally:
+            server.cont()
+            if other is not None:
+                stop(other)
+            daemon.stop()
+            shutil.rmtree(daemon.work)
+    ratio = median(busy, "p99") / median(quiet, "p99")
+    if later["ok"] + later["notfound"]:
+        print("  strangers were answered by a stopped directory", file=sys.stderr)
+    return [
+        Result(
+            "a hung directory (SIGSTOP): known recipients (4,000/s)",
+            f"p50 {median(busy, 'p50'):.0f} µs, p99 {median(busy, 'p99'):.0f} µs",
+            f"without: p50 {median(quiet, 'p50'):.0f} µs, p99 {median(quiet, 'p99'):.0f} µs",
+            f"p99 {ratio:.1f} ×",
+            "p99 ≤ 2 ×",
+            ratio <= 2,
+        ),
+        Result(
+            "a hung directory (SIGSTOP): strangers (200/s)",
+            f"first TEMP after {first['first_temp']:.2f} s, then p99 {later['p99'] / 1000:.1f} ms",
+            f"answered again {cured:.1f} s after SIGCONT",
+            "",
+            "first TEMP within 1.5 s, then at once",
+            0 < first["first_temp"] <= 1.5 and later["p99"] < 50_000 and not later["ok"] + later["notfound"],
+        ),
+    ]
+
+
+def settled(bench: Bench, daemon: Daemon) -> bool:
+    """Whether a stranger's "no" is believed again."""
+    out = bench.load(daemon.socketmap, strangers_file(bench), 1, seconds=0.2, rate=10, offset=random.randrange(10**6))
+    return bool(out["notfound"]) and not out["temp"]

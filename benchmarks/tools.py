@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building and running the C parts, pinning to cores, counting a process tree's CPU time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+LOAD_CORE, SERVER_CORE = "0", "1"
+
+
+@dataclass
+class Result:
+    """One row of the table. `ours` and `beside` are written as they are to be read; met: None where there is
+    no goal."""
+
+    name: str
+    ours: str
+    beside: str
+    ratio: str
+    goal: str
+    met: bool | None = None
+
+
+def build(work: Path) -> None:
+    """Compile load and floor into `work`."""
+    for name in ("load", "floor"):
+        subprocess.run(["cc", "-O2", "-o", str(work / name), str(HERE / f"{name}.c")], check=True)
+
+
+def pinned(core: str, words: Sequence[str]) -> list[str]:
+    """The command, held to one core (all cores on a machine with one)."""
+    return ["taskset", "-c", core, *words] if (os.cpu_count() or 1) > 1 else list(words)
+
+
+def wait(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for a condition to become true and return it; a RuntimeError names what did not come."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise RuntimeError(f"{what}: not within {seconds:.0f} s")
+
+
+def connects(path: Path) -> bool:
+    """Whether something listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process tree so far, user and system, to the nanosecond where the kernel counts so."""
+    total = 0.0
+    for one in tree(pid):
+        try:
+            for task in Path(f"/proc/{one}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0]) / 1e9
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """End one process of ours and wait for it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def write_frames(path: Path, frames: Iterable[bytes]) -> Path:
+    """Requests for `load`, each behind its length."""
+    with path.open("wb") as out:
+        for frame in frames:
+            out.write(struct.pack("=I", len(frame)) + frame)
+    return path
+
+
+def netstring(text: str) -> bytes:
+    """One socketmap request frame."""
+    data = text.encode()
+    return b"%d:%b," % (len(data), data)
+
+
+class Bench:
+    """A working folder with the C parts, and how long and often to measure."""
+
+    def __init__(self, work: Path, size: int, seconds: float, rounds: int) -> None:
+        self.work = work
+        self.size = size
+        self.seconds = seconds
+        self.rounds = rounds
+        build(work)
+
+    def load(
+        self,
+        target: Path,
+        frames: Path,
+        connections: int,
+        *,
+        policy: bool = False,
+        seconds: float | None = None,
+        rate: float = 0,
+        offset: int = 0,
+        pid: int = 0,
+        core: str = LOAD_CORE,
+    ) -> dict[str, float]:
+        """Run the generator once. With `pid`, `cpu` is that process tree's CPU per answer in microseconds."""
+        process = self.start_load(target, frames, connections, policy=policy, seconds=seconds, rate=rate,
+                                  offset=offset, core=core)  # fmt: skip
+        before = cpu_seconds(pid) if pid else 0.0
+        out = finish(process)
+        if pid:
+            out["cpu"] = (cpu_seconds(pid) - before) / max(1, out["answers"]) * 1e6
+        return out
+
+    def start_load(
+        self,
+        target: Path,
+        frames: Path,
+        connections: int,
+        *,
+        policy: bool = False,
+        seconds: float | None = None,
+        rate: float = 0,
+        offset: int = 0,
+        core: str = LOAD_CORE,
+    ) -> subprocess.Popen[str]:
+        """The generator beside something else; read it with `finish`."""
+        words = [
+            str(self.work / "load"), str(target), "policy" if policy else "netstring", str(frames), str(connections),
+            str(seconds or self.seconds), str(rate), str(offset),
+        ]  # fmt: skip
+        return subprocess.Popen(pinned(core, words), stdout=subprocess.PIPE, text=True)
+
+    def floor(self, reply: str, *, policy: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
+        """The constant server; end it with `stop`."""
+        path = self.work / "floor.sock"
+        path.unlink(missing_ok=True)
+        words = [str(self.work / "floor"), str(path), "policy" if policy else "netstring", reply]
+        process = subprocess.Popen(pinned(SERVER_CORE, words))
+        wait("the floor server", lambda: connects(path))
+        return process, path
+
+    def beside_floor(
+        self,
+        target: Path,
+        frames: Path,
+        connections: int,
+        pid: int,
+        *,
+        reply: str = "OK relay:[mx.example.net]",
+        policy: bool = False,
+        span: int = 0,
+    ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+        """Rounds of ours and the floor, taking turns. span: how many frames the file has, to begin
+        anywhere."""
+        process, path = self.floor(reply, policy=policy)
+        ours, floor = [], []
+        try:
+            self.load(target, frames, connections, policy=policy, seconds=1, offset=span // 3)  # warm
+            for number in range(self.rounds):
+                offset = number * span // max(1, self.rounds)
+                floor.append(self.load(path, frames, connections, policy=policy, pid=process.pid, offset=offset))
+                ours.append(self.load(target, frames, connections, policy=policy, pid=pid, offset=offset))
+        finally:
+            stop(process)
+        return ours, floor
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, float]:
+    """What the generator measured; a RuntimeError when it failed."""
+    out, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError("the load generator failed")
+    result: dict[str, float] = json.loads(out)
+    if result["errors"]:
+        print(f"  {result['errors']:.0f} connections were closed by the server", file=sys.stderr)
+    return result
+
+
+def median(rounds: Sequence[dict[str, float]], key: str) -> float:
+    """The middle of one figure over all rounds."""
+    return statistics.median(one[key] for one in rounds)
+
+
+def paired(ours: Sequence[dict[str, float]], floor: Sequence[dict[str, float]], key: str) -> float:
+    """The middle of the ratios of neighbouring rounds, which noise of the machine hits alike."""
+    return statistics.median(mine[key] / its[key] for mine, its in zip(ours, floor, strict=True))
