@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx build`: all static maps, from the index, in one pass; also called by the daemon for `[static]`.
+
+A file changes only when its text did, and is replaced by one rename; whatever fails (a full disk, a missing
+postmap) leaves the old files as they are. The guard `domains.sqlite` is written first, `relay_domains` last, so
+that mail for a new domain is never taken before everything else knows it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transport.config.settings import Settings, Unknown
+from transport.index.reader import Reader
+from transport.maps import guard, postmap, shrink, static_only
+from transport.maps.population import MAPS, Population, Survey
+from transport.maps.snapshot import Snapshot
+from transport.maps.write import BuildError, Text
+
+HEADER = "# written by splitmx; changes made here are lost at the next build\n"
+
+ORDER = (
+    "shadow_transport",
+    "shadow_generic",
+    "tls_policy",
+    "peers_access",
+    "transport",
+    "virtual_alias",
+    "recipient_bcc",
+    "relay_recipients",
+    "relay_domains",
+)
+"""Maps in the order in which they are put in place: a recipient is routed before it is accepted."""
+
+_SHOWN = 20  # lines of differences that --check prints a map
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, how much of it is done, how much there is)."""
+
+
+class BuildRefusedError(BuildError):
+    """The configuration cannot be served by these files."""
+
+
+@dataclass(slots=True)
+class MapReport:
+    """One map. types: under which main.cf may name it. added, removed, differences: only with `check`."""
+
+    name: str
+    path: Path
+    types: tuple[str, ...]
+    lines: int = 0
+    changed: bool = False
+    written: bool = False
+    added: int = 0
+    removed: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class BuildReport:
+    """What a build did, or would do (`check`).
+
+    held: why the per-recipient maps were left as they are. unread: directories that were never read, so that who
+    only they list has no line. reload: whether a running Postfix needs `postfix reload` to see everything.
+    waiting: domains that enter `relay_domains` at the next build, after that reload. warnings: lines for people.
+    """
+
+    output: Path
+    maps: list[MapReport] = field(default_factory=list)
+    guard_changed: bool = False
+    survey: Survey = field(default_factory=Survey)
+    held: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    reload: bool = False
+    waiting: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def changed(self) -> bool:
+        """Whether any file changed, or would."""
+        return self.guard_changed or any(report.changed for report in self.maps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the files hold all that they should."""
+        return not (self.held or self.unread or self.survey.left_out or self.waiting)
+
+
+def is_alone(settings: Settings) -> bool:
+    """Whether no live map stands behind the files: none is served."""
+    return not settings.daemon.socketmap
+
+
+def refusals(settings: Settings, *, alone: bool) -> list[str]:
+    """Why static files cannot serve this configuration; empty when they can.
+
+    Files hold listed addresses only, so whatever is decided for unlisted ones needs a live map behind them.
+    """
+    if not alone:
+        return []
+    reasons = []
+    for domain in settings.domains.values():
+        if domain.enabled != "yes":
+            continue
+        source = domain
+        while source.alias_of and source.alias_of in settings.domains:
+            source = settings.domains[source.alias_of]
+        if source.unknown is not Unknown.REJECT:
+            reasons.append(
+                f'[domains."{domain.name}"] unknown = "{source.unknown.value}": static files can only reject'
+            )
+        if domain.subdomains != "exact":
+            reasons.append(f'[domains."{domain.name}"] subdomains = "{domain.subdomains}" needs a live map')
+    return reasons
+
+
+def build(
+    settings: Settings,
+    reader: Reader,
+    output: Path,
+    types: Sequence[str] = (),
+    *,
+    check: bool = False,
+    accept: bool = False,
+    alone: bool | None = None,
+    now: float | None = None,
+    spf: Mapping[str, Sequence[str]] | None = None,
+    reload: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Write every static map for Postfix into `output`.
+
+    reader: the index, with the settings' fingerprints and entries in use. types: of indexed files; empty: what
+    `postconf default_database_type` names. check: change nothing, tell the differences. accept: write a shrunken
+    result too. alone: no live map stands behind the files (None: as the settings say). spf: networks of the peers'
+    `spf:` names. reload: is called after `domains.sqlite` was replaced; True when Postfix was reloaded.
+
+    Raises BuildError (old files stay), and BuildRefusedError, a BuildError, where files cannot serve the configuration.
+    """
+    begun = time.monotonic()
+    alone = is_alone(settings) if alone is None else alone
+    reasons = refusals(settings, alone=alone)
+    if reasons:
+        raise BuildRefusedError(
+            "; ".join(reasons),
+            "serve the maps live behind the files (daemon.socketmap, or build --behind-live), or choose reject",
+        )
+    types = tuple(types) or postmap.default_types()
+    postmap.check_types(types)
+    report = BuildReport(output)
+    report.unread = _unread(settings, reader, alone=alone)
+    run = _Run(settings, reader, output, types, report, alone=alone, check=check, accept=accept)
+    try:
+        if check:
+            with tempfile.TemporaryDirectory(prefix="splitmx-build-") as aside:
+                run.go(Path(aside), time.time() if now is None else now, spf or {}, None, progress)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            with _alone_in(output):
+                run.go(output, time.time() if now is None else now, spf or {}, reload, progress)
+    except sqlite3.Error as fault:
+        raise BuildError(f"{output / guard.NAME}: {fault}", "the old files stay") from fault
+    except OSError as fault:
+        place = fault.filename or output
+        raise BuildError(f"{place}: {fault.strerror or fault}", "the old files stay") from fault
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def _unread(settings: Settings, reader: Reader, *, alone: bool) -> list[str]:
+    """Directories of enabled domains without a listing. Raises BuildError when nothing useful can be written."""
+    used = {
+        name
+        for domain in settings.domains.values()
+        if domain.enabled == "yes"
+        for name in (*domain.local, *domain.remote)
+    }
+    unread = sorted(name for name in used if not reader.loaded(name))
+    if unread and (alone or len(unread) == len(used)):
+        why = reader.reason or "not listed yet"
+        raise BuildError(
+            f"directory {', '.join(unread)} was never read ({why})", "the old files stay; see splitmx status and check"
+        )
+    return unread
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Only one build at a time writes into a folder."""
+    handle = os.open(output / ".splitmx-build.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"another build is writing into {output}", "try again when it has ended") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+class _Run:
+    """One build."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        reader: Reader,
+        output: Path,
+        types: Sequence[str],
+        report: BuildReport,
+        *,
+        alone: bool,
+        check: bool,
+        accept: bool,
+    ) -> None:
+        self.settings = settings
+        self.reader = reader
+        self.output = output
+        self.types = tuple(types)
+        self.report = report
+        self.alone = alone
+        self.check = check
+        self.accept = accept
+        self.texts: dict[str, Text] = {}
+        self.jobs: list[postmap.Job] = []
+
+    def go(
+        self,
+        aside: Path,
+        now: float,
+        spf: Mapping[str, Sequence[str]],
+        reload: Callable[[], bool] | None,
+        progress: Progress | None,
+    ) -> None:
+        """Everything in order; what is unfinished at an error is removed."""
+        tell = progress or (lambda what, done, total: None)
+        try:
+            held_domains = self._guard(reload)
+            self._write_texts(aside, now, spf, held_domains, tell)
+            self._compare()
+            if self.check:
+                return
+            self._index(tell)
+            self._install()
+        finally:
+            for job in self.jobs:
+                job.drop()
+            for text in self.texts.values():
+                text.drop()
+
+    def _guard(self, reload: Callable[[], bool] | None) -> Collection[str]:
+        """Write `domains.sqlite`; returns domains that may not enter `relay_domains` yet."""
+        path = self.output / guard.NAME
+        existed = path.exists()
+        changed, new = guard.write(self.settings, path, check=self.check)
+        self.report.guard_changed = changed
+        if not changed or self.check:
+            return ()
+        self.report.reload = existed
+        if existed and reload is not None and reload():
+            self.report.reload = False
+            return ()
+        if not existed or static_only.relay_domains_type(self.settings, self.types) == static_only.REGEXP:
+            # a process that reads the new regexp has just been started, and opened the new guard too
+            return ()
+        waiting = {name for name, _ in new if name in self.settings.domains}
+        self.report.waiting = sorted(waiting)
+        return waiting
+
+    # texts
+
+    def _write_texts(
+        self,
+        aside: Path,
+        now: float,
+        spf: Mapping[str, Sequence[str]],
+        without: Collection[str],
+        tell: Progress,
+    ) -> None:
+        for name in ORDER:
+            self.texts[name] = Text(self.output / name, aside=aside)
+            self.texts[name].write(HEADER)
+        settings = self.settings
+        kind = static_only.relay_domains_type(settings, self.types)
+        few: dict[str, Iterable[str]] = {
+            "relay_domains": static_only.relay_domains(settings, kind, without),
+            "tls_policy": static_only.tls_policy(settings),
+            "shadow_transport": static_only.shadow_transport(settings),
+            "shadow_generic": static_only.shadow_generic(settings),
+            "peers_access": static_only.peers_access(settings, spf),
+        }
+        lines: dict[str, int] = {}
+        for name, found in few.items():
+            rows = list(dict.fromkeys(found))
+            lines[name] = len(rows)
+            self.texts[name].write("".join(f"{row}\n" for row in rows))
+        total = sum(self.reader.counts().values())
+        done = 0
+
+        def step(number: int) -> None:
+            nonlocal done
+            done += number
+            tell("deciding", done, max(total, done))
+
+        population = Population(settings, Snapshot(settings, self.reader, now), now, alone=self.alone, progress=step)
+        self.report.survey = population.write({name: self.texts[name] for name in MAPS})
+        lines.update(self.report.survey.lines)
+        for name in ORDER:
+            self.texts[name].finish()
+            types = {"relay_domains": (kind,), "peers_access": (static_only.CIDR,)}.get(name, self.types)
+            if name.startswith("shadow_"):
+                types = (static_only.REGEXP,)
+            self.report.maps.append(MapReport(name, self.output / name, tuple(types), lines=lines.get(name, 0)))
+
+    def _compare(self) -> None:
+        for entry in self.report.maps:
+            text = self.texts[entry.name]
+            entry.changed = text.changed()
+            if entry.changed and self.check:
+                entry.removed, entry.added, entry.differences = text.differences(_SHOWN)
+            for kind in entry.types:
+                index = postmap.index_path(entry.path, kind)
+                if postmap.ENDINGS.get(kind) and not entry.changed and not index.exists():
+                    entry.changed = True
+                    entry.differences.append(f"{index} is missing")
+        if any(entry.changed for entry in self.report.maps if entry.name in MAPS) and not self.accept:
+            before = shrink.last(self.output)
+            self.report.held = shrink.held(self.settings, before, self.report.survey.listed)
+
+    # indexed files
+
+    def _held(self, entry: MapReport) -> bool:
+        return bool(self.report.held) and entry.name in MAPS
+
+    def _index(self, tell: Progress) -> None:
+        """Run postmap on every new text, and where an indexed file is missing; as many at once as there are cores."""
+        wanted: list[tuple[MapReport, str]] = []
+        for entry in self.report.maps:
+            if entry.changed and not self._held(entry):
+                wanted.extend((entry, kind) for kind in entry.types if postmap.ENDINGS.get(kind))
+        wanted.sort(key=lambda pair: -pair[0].lines)  # the longest first, so that they end together
+        cores = os.cpu_count() or 1
+        started = 0
+        for number, (entry, kind) in enumerate(wanted):
+            self.jobs.append(postmap.start(kind, entry.path, self.texts[entry.name].new))
+            if number + 1 >= cores:
+                self._ended(self.jobs[started])
+                started += 1
+            tell("indexing", number, len(wanted))
+        for job in self.jobs[started:]:
+            self._ended(job)
+        tell("indexing", len(wanted), len(wanted))
+
+    def _ended(self, job: postmap.Job) -> None:
+        self.report.warnings.extend(job.wait()[:5])
+
+    def _install(self) -> None:
+        jobs: dict[str, list[postmap.Job]] = {}
+        for job in self.jobs:
+            jobs.setdefault(job.name, []).append(job)
+        for entry in self.report.maps:
+            if self._held(entry):
+                continue
+            existed = entry.path.exists()
+            for job in jobs.get(entry.name, ()):
+                job.install()
+                entry.written = True
+            if entry.changed:
+                # last: a build that was cut short finds the old text, and does it all again
+                self.texts[entry.name].install()
+                entry.written = True
+                if existed and any(not postmap.ENDINGS.get(kind) for kind in entry.types):
+                    self.report.reload = True
+            for path in postmap.other_indexes(entry.path, entry.types):
+                self.report.warnings.append(f"{path} is of a type that is not built any more, and stays as it is")
+        if not self.report.held:
+            shrink.note(self.output, self.report.survey.listed)

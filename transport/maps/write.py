@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts of static maps: written sorted beside the old one, compared with it, put in its place by one rename."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+MODE = 0o644
+"""Postfix's daemons open tables before they drop privileges, but `postmap -q` and proxymap(8) do not."""
+
+_SORT_MEMORY = "64M"
+
+
+class BuildError(Exception):
+    """The maps could not be written; the old files stay. `hint` says what to do."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.hint = hint
+
+
+class Text:
+    """The new text of one map, beside the present one as `NAME.in`; lines may come in any order.
+
+    Sorted input halves the size of a B-tree (btree, lmdb) and makes equal contents equal files. sort(1) does it in
+    a process of its own, with little memory for any number of lines.
+    """
+
+    def __init__(self, path: Path, *, aside: Path | None = None) -> None:
+        self.path = path
+        self.new = (aside or path.parent) / f"{path.name}.in"
+        self._sort: subprocess.Popen[bytes] | None = None
+        self._pipe: IO[bytes] | None = None
+        self._lines: list[str] = []
+        self._program = shutil.which("sort")
+
+    def write(self, text: str) -> None:
+        """Take whole lines. Raises BuildError when they cannot be written."""
+        if self._program is None:
+            self._lines.append(text)
+            return
+        if self._sort is None:
+            self._start(self._program)
+        assert self._pipe is not None
+        try:
+            self._pipe.write(text.encode())
+        except BrokenPipeError:
+            self.finish()
+
+    def _start(self, program: str) -> None:
+        command = [program, "-u", "-S", _SORT_MEMORY, "-T", str(self.new.parent), "-o", str(self.new)]
+        self._sort = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+        )
+        self._pipe = self._sort.stdin
+
+    def finish(self) -> None:
+        """All lines were given: the new text stands complete beside the old one. Raises BuildError."""
+        if self._sort is None:
+            ordered = sorted({line for text in self._lines for line in text.encode().splitlines(keepends=True)})
+            self.new.write_bytes(b"".join(ordered))
+        else:
+            sort, self._sort = self._sort, None
+            _, said = sort.communicate()
+            if sort.returncode:
+                raise BuildError(f"sort: {said.decode(errors='replace').strip()}", "is the disk full?")
+        self.new.chmod(self.path.stat().st_mode & 0o777 if self.path.exists() else MODE)
+
+    def changed(self) -> bool:
+        """Whether the new text differs from the present one."""
+        return not (self.path.exists() and filecmp.cmp(self.path, self.new, shallow=False))
+
+    def differences(self, most: int) -> tuple[int, int, list[str]]:
+        """(lines only in the old text, lines only in the new one, the first `most` as `-line` and `+line`).
+
+        Both texts are in the order of their bytes; neither is held in memory.
+        """
+        removed = added = 0
+        shown: list[str] = []
+        for sign, line in _merge(_read(self.path), _read(self.new)):
+            if sign == "-":
+                removed += 1
+            else:
+                added += 1
+            if len(shown) < most:
+                shown.append(sign + line.decode(errors="replace").rstrip("\n"))
+        return removed, added, shown
+
+    def install(self) -> None:
+        """Put the new text in the old one's place."""
+        self.new.replace(self.path)
+
+    def drop(self) -> None:
+        """Remove what is left of an unused new text. Never raises."""
+        sort, self._sort = self._sort, None
+        if sort is not None:
+            sort.kill()
+            sort.wait()
+            for pipe in (sort.stdin, sort.stderr):
+                try:
+                    if pipe is not None:
+                        pipe.close()
+                except OSError:
+                    pass
+        try:
+            self.new.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as file:
+            yield from file
+
+
+def _merge(old: Iterable[bytes], new: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """What only one of two sorted sequences of lines has."""
+    left, right = iter(old), iter(new)
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if one == other:
+            one, other = next(left, None), next(right, None)
+        elif other is None or (one is not None and one < other):
+            assert one is not None
+            yield "-", one
+            one = next(left, None)
+        else:
+            yield "+", other
+            other = next(right, None)
