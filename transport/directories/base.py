@@ -19,7 +19,7 @@ class DirectoryError(Exception):
         self.hint = hint
 
 
-class DirectoryTimeout(DirectoryError):
+class DirectoryTimeout(DirectoryError):  # noqa: N818  a time-out, as in TimeoutError
     """It did not answer in time. Only this, never a plain error, counts towards the circuit."""
 
 

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a directory holds to records: words, addresses, targets, and what to do with nonsense.
+
+Every directory reads its values here, so that SQL, LDAP and files mean the same by the same text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+from unicodedata import normalize
+
+from transport.address import Address, external, parse, unquote
+from transport.directories.base import Skipped
+from transport.record import Kind, Record
+
+_KINDS = {
+    "": Kind.MAILBOX,
+    "mailbox": Kind.MAILBOX,
+    "user": Kind.MAILBOX,
+    "alias": Kind.ALIAS,
+    "forward": Kind.ALIAS,
+    "group": Kind.GROUP,
+    "list": Kind.GROUP,
+}
+_TRUE = frozenset(("1", "t", "true", "y", "yes", "on", "active", "enabled"))
+_FALSE = frozenset(("0", "f", "false", "n", "no", "off", "inactive", "disabled", "suspended"))
+_BLANK = re.compile(r"\s")
+# Words between blanks and commas; a quoted string keeps what is in it
+_WORDS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s,])+')
+_QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"@[^@]*')
+
+NO_ADDRESS = "no address"
+
+
+def text_of(value: object) -> str | None:
+    """A column's value as text; None stays None, bytes are UTF-8 (invalid ones make no address)."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def kind_of(value: object) -> Kind | None:
+    """The kind that a word means, in any case; NULL and "" are a mailbox; None for a word nobody knows."""
+    if value is None:
+        return Kind.MAILBOX
+    return _KINDS.get((text_of(value) or "").strip().lower())
+
+
+def active_of(value: object) -> bool | None:
+    """Whether a value means active: NULL and "" do; None for a word nobody knows."""
+    if value is None or value is True or value is False:
+        return value is not False
+    if isinstance(value, (int, float)):
+        return value != 0
+    if isinstance(value, (bytes, bytearray)) and len(value) == 1 and value[0] < 2:
+        return value[0] == 1  # BIT(1) of MariaDB
+    word = (text_of(value) or "").strip().lower()
+    if not word or word in _TRUE:
+        return True
+    return False if word in _FALSE else None
+
+
+def location_of(value: object) -> str | None:
+    """A location word, or None where there is none."""
+    return (text_of(value) or "").strip() or None
+
+
+def why_not(text: str) -> str:
+    """Why `address_in` gave nothing."""
+    if not text.strip():
+        return NO_ADDRESS
+    if text.count("@") > 1:
+        return "more than one address"
+    if "@" not in text:
+        return "no domain: not an address"
+    if _BLANK.search(text):
+        return "a blank in the address"
+    return "not an address"
+
+
+def address_in(text: str) -> Address | None:
+    """The one address that a directory's value is, in external or internal form; None for nonsense.
+
+    Stricter than `parse`, which takes what an MTA asks for: outside quotes no blank and no second `@`, since in a
+    directory those are two addresses at once or a slip.
+    """
+    if text.count("@") == 1 and text.isascii() and text.isprintable() and " " not in text:
+        return parse(text)
+    if not _QUOTED_LOCAL.fullmatch(text) and (text.count("@") != 1 or _BLANK.search(text)):
+        return None
+    return parse(text)
+
+
+@lru_cache(maxsize=4096)
+def _domain_spellings(domain: str) -> tuple[str, ...]:
+    """A folded domain as a database may hold it: as A-labels, and as U-labels where it has them."""
+    if "xn--" not in domain:
+        return (domain,)
+    labels = []
+    for label in domain.split("."):
+        try:
+            labels.append(label[4:].encode().decode("punycode") if label.startswith("xn--") else label)
+        except UnicodeError:
+            return (domain,)
+    return (domain, ".".join(labels))
+
+
+def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
+    """The ways in which a directory may have written a folded address down, most usual first.
+
+    External and internal form, A- and U-labels; for a local part beyond ASCII also the decomposed form and other
+    cases, since a database may fold only ASCII. upper: ß as such, which folding made `ss`.
+    """
+    locals_: list[str] = [local]
+    quoted = external(local, "")[:-1]
+    if quoted != local:
+        locals_.insert(0, quoted)
+    if not local.isascii():
+        for other in (normalize("NFD", local), _upper(local), local.title()):
+            locals_.append(other)
+    if upper and "ss" in local:
+        locals_.append(local.replace("ss", "ß"))
+    names = _domain_spellings(domain)
+    return list(dict.fromkeys(f"{word}@{name}" for word in locals_ for name in names))
+
+
+def _upper(local: str) -> str:
+    """Upper case beyond ASCII only: what `lower()` of a database without ICU leaves."""
+    return "".join(c if c.isascii() else c.upper() for c in local)
+
+
+def targets_in(value: object, skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:
+    """The targets in a column: addresses between blanks and commas, external form, folded, each once.
+
+    Returns them and whether something only this host can do stood among them: a command (`|…`), a file (`/…`) or
+    `:include:` (aliases(5)). What is no address is noted in `skipped`.
+    """
+    text = text_of(value)
+    if not text:
+        return (), False
+    if "," not in text and '"' not in text and not _BLANK.search(text):
+        words: Iterable[str] = (text,)
+    else:
+        words = _WORDS.findall(text)
+    return targets_of(words, skipped, owner)
+
+
+def targets_of(words: Iterable[str], skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:
+    """As `targets_in`, of words that stand apart already."""
+    found: dict[str, None] = {}
+    here = False
+    for word in words:
+        plain = unquote(word)
+        if plain.startswith(("|", "/", ":include:")):
+            here = True
+            continue
+        address = address_in(word)
+        if address is None:
+            skipped.add(f"{owner}: {word}", f"target: {why_not(word)}")
+        else:
+            found[external(address.local, address.domain)] = None
+    return tuple(found), here
+
+
+def trimmed(record: Record) -> Record:
+    """A mailbox whose only target is itself is a plain mailbox (PostfixAdmin writes them so)."""
+    if (
+        record.kind is Kind.MAILBOX
+        and len(record.targets) == 1
+        and record.targets[0] == external(record.local, record.domain)
+    ):
+        return record._replace(targets=())
+    return record
+
+
+def merge(records: Iterable[Record], skipped: Skipped | None = None) -> list[Record]:
+    """One record per address, in order of first sight.
+
+    A mailbox beats an alias or group, targets are united, active beats suspended, identical ones are silent; one that
+    names another location than the first is left out and noted.
+    """
+    merged: dict[tuple[str, str], Record] = {}
+    for record in records:
+        key = record[:2]
+        first = merged.get(key)
+        if first is None:
+            merged[key] = record
+        elif first != record:
+            both = _united(first, record)
+            if both is not None:
+                merged[key] = both
+            elif skipped is not None:
+                skipped.add(
+                    external(record.local, record.domain),
+                    f"listed twice, with locations {first.location!r} and {record.location!r}; the first counts",
+                )
+    return list(merged.values())
+
+
+def _united(first: Record, second: Record) -> Record | None:
+    if first.location and second.location and first.location != second.location:
+        return None
+    main = second if second.kind is Kind.MAILBOX and first.kind is not Kind.MAILBOX else first
+    return main._replace(
+        active=first.active or second.active,
+        location=first.location or second.location,
+        targets=tuple(dict.fromkeys(first.targets + second.targets)),
+        entry=first.entry or second.entry,
+    )
+
+
+def matching(records: Iterable[Record], asked: Sequence[tuple[str, str]]) -> list[Record]:
+    """Of an answer only what was asked, one record per address: no database decides what is equal."""
+    wanted = frozenset(asked)
+    return merge(record for record in records if (record.local, record.domain) in wanted)
+
+
+def records_of(rows: Iterable[Sequence[Any]], columns: Sequence[str], skipped: Skipped) -> Iterator[Record]:
+    """Rows of a table as records. `columns` names each column: address (needed), kind, targets, location, active."""
+    at = {name.lower(): i for i, name in reversed(list(enumerate(columns)))}
+    where = at["address"]
+    kinds, targets, places, actives = (at.get(n, -1) for n in ("kind", "targets", "location", "active"))
+    plain = max(kinds, targets, places, actives) < 0
+    words = {"mailbox": Kind.MAILBOX, None: Kind.MAILBOX, "": Kind.MAILBOX}
+    new = tuple.__new__
+    for row in rows:
+        raw = row[where]
+        if raw is None or not isinstance(raw, str):
+            raw = text_of(raw) or ""
+        address = address_in(raw)
+        if address is None:
+            skipped.add(raw, why_not(raw))
+            continue
+        if plain:
+            yield new(Record, (address[0], address[1], Kind.MAILBOX, True, None, (), None))
+            continue
+        kind: Kind | None = Kind.MAILBOX
+        if kinds >= 0:
+            word = row[kinds]
+            kind = words.get(word) if type(word) is str else None
+            if kind is None:
+                kind = kind_of(word)
+                if kind is None:
+                    skipped.add(raw, f"kind {text_of(word)!r} is none of mailbox, alias, group")
+                    continue
+        active: bool | None = True
+        if actives >= 0:
+            value = row[actives]
+            if value != 1:  # True and 1, the usual ones
+                active = active_of(value)
+                if active is None:
+                    skipped.add(raw, f"active is {text_of(value)!r}, neither yes nor no: taken as active")
+                    active = True
+        location = location_of(row[places]) if places >= 0 and row[places] else None
+        if targets >= 0 and row[targets]:
+            others, _ = targets_in(row[targets], skipped, raw)
+            yield trimmed(new(Record, (address[0], address[1], kind, active, location, others, None)))
+        else:
+            yield new(Record, (address[0], address[1], kind, active, location, (), None))

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipients in a SQL database: SQLite, PostgreSQL, MariaDB and MySQL, by SQLAlchemy Core.
+
+One definition serves both ways: `query` lists everyone, and the same query wrapped in a condition (or `lookup`) answers
+for a few addresses. Values are always bound, and what comes back counts only when our own parser finds it equal to
+what was asked, so that no collation decides.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Connection, Engine, TextClause, bindparam, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from transport.config.settings import SqlOptions
+from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
+from transport.directories.reading import matching, records_of, spellings
+from transport.directories.schemas import sql_options
+from transport.directories.sql_connect import BULK, LIVE, clean, end_call, engine_of, fault_of, sqlite_path
+from transport.directories.sql_explain import Explained, explain
+from transport.directories.watchdog import Guard
+from transport.record import Record
+
+_ROWS = 2000  # rows a fetch
+_BPCHAR = 1042  # PostgreSQL's OID of CHAR(n), whose values come padded with blanks
+_ADDRESSES = re.compile(r"\(\s*:addresses\s*\)")
+# MariaDB and MySQL: collations that compare without regard to case, for which lower() only hides the index
+_CASELESS = re.compile(r"_ci$|_ci_|_ai_ci")
+
+
+def plain(query: str) -> str:
+    """A query of the administrator's for `text()`: its colons are no bind parameters, a last `;` goes."""
+    return query.strip().rstrip(";").rstrip().replace(":", r"\:")
+
+
+def wrapped(query: str, condition: str) -> str:
+    """The query narrowed by a condition on its columns, which are those of `q`."""
+    # the line end closes a comment that ends the query
+    return f"SELECT * FROM (\n{plain(query)}\n) q WHERE {condition}"  # noqa: S608  values are bound
+
+
+def lookup_clause(lookup: str) -> TextClause:
+    """The administrator's `lookup` with `:addresses` as a bound list, in parentheses or not."""
+    query = _ADDRESSES.sub(" :addresses", lookup.strip().rstrip(";"))
+    query = re.sub(r":(?!addresses\b)", r"\:", query)
+    return text(query).bindparams(bindparam("addresses", expanding=True))
+
+
+class SqlSource:
+    """One SQL directory, for one thread. Keeps one connection for live look-ups, and one while it lists."""
+
+    def __init__(self, name: str, options: SqlOptions) -> None:
+        self.name = name
+        self.options = sql_options(options)
+        self._engines: dict[bool, Engine] = {}
+        self._live: Connection | None = None
+        self._file: tuple[int, int] | None = None  # of a SQLite database: device and inode when it was opened
+        self._path = sqlite_path(options.url)
+        self._statement: TextClause | None = None
+
+    def list(self) -> Listing:
+        """Everyone, as a stream out of one read-only transaction; the same address may come twice."""
+        listing = Listing(iter(()), Skipped())
+        listing.records = self._records(listing)
+        return listing
+
+    def _records(self, listing: Listing) -> Iterator[Record]:
+        """The rows; once more from the start, leniently, when SQLite holds text that is not UTF-8."""
+        try:
+            yield from self._stream(listing, lenient=False)
+        except _NotUtf8:
+            listing.skipped.count = 0
+            listing.skipped.first.clear()
+            yield from self._stream(listing, lenient=True)
+
+    def _stream(self, listing: Listing, *, lenient: bool) -> Iterator[Record]:
+        connection = self._connect(live=False)
+        try:
+            raw: Any = connection.connection.dbapi_connection
+            if lenient and isinstance(raw, sqlite3.Connection):
+                raw.text_factory = lambda value: value.decode("utf-8", "surrogateescape")
+            if self.options.changed:
+                listing.cookie = self._first_cookie(connection, listing.skipped)
+            yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
+        finally:
+            _close(connection)
+
+    def _rows(
+        self, connection: Connection, raw: Any, clause: TextClause, values: dict[str, Any], skipped: Skipped
+    ) -> Iterator[Record]:
+        """Run a query on a server-side cursor and read its rows as records."""
+        expired = False
+        try:
+            with Guard(BULK, lambda: end_call(raw)) as guard:
+                result = connection.execution_options(stream_results=True, yield_per=_ROWS).execute(clause, values)
+            expired = guard.expired
+            columns = list(result.keys())
+            self._need_address(columns)
+            padded = _padded(result.cursor)
+            # SQLAlchemy's result holds the first rows of a server-side cursor; SQLite's own is read directly
+            source: Any = result.cursor if isinstance(raw, sqlite3.Connection) else result
+            while True:
+                with Guard(BULK, lambda: end_call(raw)) as guard:
+                    rows: Sequence[Any] = source.fetchmany(_ROWS)
+                expired = guard.expired
+                if not rows:
+                    break
+                yield from records_of(_unpadded(rows, padded) if padded else rows, columns, skipped)
+            result.close()
+        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+            if isinstance(_original(error), sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+                raise _NotUtf8 from None
+            raise fault_of(error, self.options.url, expired=expired) from None
+
+    def _need_address(self, columns: Sequence[str]) -> None:
+        if "address" not in (name.lower() for name in columns):
+            names = ", ".join(columns)
+            raise DirectoryError(
+                f"the query gives no column address (but {names})", "write `name AS address` in `query`"
+            )
+
+    def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
+        """Those of the addresses that are listed. timeout: seconds, at most 2 count."""
+        if not addresses:
+            return Found(())
+        timeout = min(timeout, LIVE)
+        end = monotonic() + timeout
+        wanted = [word for local, domain in addresses for word in spellings(local, domain, upper=True)]
+        # what a database cannot hold it does not list; drivers raise on it
+        values = [word for word in dict.fromkeys(wanted) if "\0" not in word and word.isprintable()]
+        if not values:
+            return Found(())
+        reused = self._live is not None and not self._swapped()
+        try:
+            return self._ask(addresses, values, end)
+        except DirectoryTimeout:
+            self._drop()
+            raise
+        except _Disconnected as error:
+            self._drop()
+            if not reused or monotonic() > end:
+                raise error.fault from None
+        # a connection that was kept may have been closed by the other side long ago
+        try:
+            return self._ask(addresses, values, end)
+        except _Disconnected as error:
+            self._drop()
+            raise error.fault from None
+
+    def _ask(self, addresses: Sequence[tuple[str, str]], values: Sequence[str], end: float) -> Found:
+        if self._live is not None and self._swapped():
+            self._drop()
+        raw: Any = None
+        guard = Guard(max(0.001, end - monotonic()), lambda: end_call(raw))
+        try:
+            with guard:
+                if self._live is None:
+                    self._live = self._connect(live=True)
+                connection = self._live
+                raw = connection.connection.dbapi_connection
+                clause = self._live_clause(connection)
+                if isinstance(raw, sqlite3.Connection):
+                    raw.execute(f"PRAGMA busy_timeout = {max(1, int(1000 * guard.left))}")
+                result = connection.execute(clause, {"addresses": [*values]})
+                columns = list(result.keys())
+                self._need_address(columns)
+                padded = _padded(result.cursor)
+                rows: Sequence[Any] = result.fetchall()
+        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+            fault = fault_of(error, self.options.url, expired=guard.expired)
+            if isinstance(fault, DirectoryTimeout):
+                raise fault from None
+            if not isinstance(error, DBAPIError) or error.connection_invalidated or raw is None:
+                raise _Disconnected(fault) from None
+            if isinstance(raw, sqlite3.Connection):
+                self._drop()
+            raise fault from None
+        found = records_of(_unpadded(rows, padded) if padded else rows, columns, Skipped())
+        return Found(matching(found, addresses))
+
+    def _live_clause(self, connection: Connection) -> TextClause:
+        """The live query: `lookup`, or the query with a condition; made once."""
+        if self._statement is None:
+            if self.options.lookup:
+                self._statement = lookup_clause(self.options.lookup)
+            else:
+                column = "q.address" if self._plain_compare(connection) else "lower(q.address)"
+                query = wrapped(self.options.query, f"{column} IN :addresses")
+                self._statement = text(query).bindparams(bindparam("addresses", expanding=True))
+        return self._statement
+
+    def _plain_compare(self, connection: Connection) -> bool:
+        """Whether the column is compared as it is: `exact_case`, or a collation that knows no case."""
+        if self.options.exact_case:
+            return True
+        if connection.dialect.name not in ("mysql", "mariadb"):
+            return False
+        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608
+        name = connection.execute(text(one)).scalar()
+        return name is not None and _CASELESS.search(str(name)) is not None
+
+    def explain_live(self) -> Explained:
+        """The database's plan of the live query, what it scans, and the index that cures it."""
+        connection = self._connect(live=False)
+        raw: Any = connection.connection.dbapi_connection
+        try:
+            with Guard(30.0, lambda: end_call(raw)):
+                return explain(connection, self._live_clause(connection), self.options)
+        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+            raise fault_of(error, self.options.url) from None
+        finally:
+            _close(connection)
+
+    def changes(self, cookie: bytes, limit: int) -> Changes:
+        """Rows whose `changed` is at or after the watermark less a minute (`transport.directories.sql_changes`)."""
+        from transport.directories.sql_changes import changes_since
+
+        if not self.options.changed:
+            return Changes(full_needed=True, why="no `changed` column is configured")
+        connection = self._connect(live=False)
+        raw: Any = connection.connection.dbapi_connection
+        try:
+            with Guard(BULK, lambda: end_call(raw)) as guard:
+
+                def rows(clause: TextClause, values: dict[str, Any]) -> Iterator[Record]:
+                    return self._rows(connection, raw, clause, values, Skipped())
+
+                return changes_since(connection, self.options, cookie, limit, rows)
+        except _NotUtf8:
+            return Changes(full_needed=True, why="text that is not UTF-8 among the changed rows")
+        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+            raise fault_of(error, self.options.url, expired=guard.expired) from None
+        finally:
+            _close(connection)
+
+    def _first_cookie(self, connection: Connection, skipped: Skipped) -> bytes:
+        from transport.directories.sql_changes import first_cookie
+
+        try:
+            return first_cookie(connection, self.options, skipped)
+        except SQLAlchemyError as error:
+            raise fault_of(error, self.options.url) from None
+
+    def _connect(self, *, live: bool) -> Connection:
+        engine = self._engines.get(live)
+        if engine is None:
+            engine = self._engines[live] = engine_of(self.options.url, live=live)
+        try:
+            if self._path is not None:
+                # an empty or missing file would only say "unable to open database file"
+                status = os.stat(self._path)  # noqa: PTH116
+                if live:
+                    self._file = (status.st_dev, status.st_ino)
+            return engine.connect()
+        except FileNotFoundError:
+            raise DirectoryError(f"{self._path} does not exist", "check the path in `url`") from None
+        except PermissionError:
+            raise DirectoryError(f"{self._path} cannot be read", "check the permissions of file and folder") from None
+        except ModuleNotFoundError as error:
+            raise DirectoryError(f"the Python package {error.name} is not installed") from None
+        except Exception as error:  # drivers raise what they like while connecting
+            raise fault_of(error, self.options.url) from None
+
+    def _swapped(self) -> bool:
+        """Whether another SQLite file stands where ours was opened: an old one would answer for ever."""
+        if self._path is None:
+            return False
+        try:
+            status = os.stat(self._path)  # noqa: PTH116
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) != self._file
+
+    def _drop(self) -> None:
+        if self._live is not None:
+            _close(self._live)
+            self._live = None
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._drop()
+        for engine in self._engines.values():
+            engine.dispose()
+        self._engines.clear()
+
+    def __repr__(self) -> str:
+        return f"SqlSource({self.name!r}, {clean(self.options.url, self.options.url)!r})"
+
+
+class _NotUtf8(Exception):  # noqa: N818
+    """SQLite met text that is not UTF-8."""
+
+
+class _Disconnected(Exception):  # noqa: N818
+    """The connection is gone; `fault` says why."""
+
+    def __init__(self, fault: DirectoryError) -> None:
+        super().__init__(fault.what)
+        self.fault = fault
+
+
+def _original(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _drivers_errors(raw: Any) -> type[BaseException]:
+    """What fetches straight from the driver's cursor raise."""
+    module = type(raw).__module__.partition(".")[0]
+    if module == "psycopg":
+        import psycopg
+
+        return psycopg.Error
+    if module == "pymysql":
+        import pymysql
+
+        return pymysql.MySQLError
+    return sqlite3.Error
+
+
+def _padded(cursor: Any) -> list[int]:
+    """The columns whose values come padded with blanks."""
+    description = getattr(cursor, "description", None) or ()
+    return [i for i, column in enumerate(description) if column[1] == _BPCHAR]
+
+
+def _unpadded(rows: Sequence[Any], padded: Sequence[int]) -> Iterator[Sequence[Any]]:
+    for row in rows:
+        values = list(row)
+        for i in padded:
+            if isinstance(values[i], str):
+                values[i] = values[i].rstrip(" ")
+        yield values
+
+
+def _close(connection: Connection) -> None:
+    """Close a connection that may be broken: never raises, never waits for an answer."""
+    try:
+        raw = connection.connection.dbapi_connection
+        if not isinstance(raw, sqlite3.Connection):
+            connection.invalidate()  # no ROLLBACK on a connection that may hang
+        connection.close()
+    except Exception:  # noqa: S110  whatever it was, the connection is forgotten
+        pass

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to SQL databases: read-only, with the driver's own time-outs, and their faults in plain words."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, event, exc
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.pool import NullPool
+
+from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.watchdog import shut
+
+LIVE = 2.0
+"""Seconds after which the database itself ends a live query (DESIGN 4: no query takes more)."""
+
+BULK = 120.0
+"""Seconds without a row after which a listing is given up."""
+
+_EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "mysqldb": "mysql"}
+# (what the driver says, lower case) -> what to do about it; the first that fits
+_HINTS: tuple[tuple[str, str], ...] = (
+    (
+        r"password authentication failed|access denied for user|no password supplied|authentication",
+        "check the user in `url` and its `password_file`",
+    ),
+    (r"no pg_hba\.conf entry|is not allowed to connect", "let this host and user in: pg_hba.conf, or the grant's host"),
+    (
+        r"no such table|relation .* does not exist|table .* doesn't exist|unknown table|not a database",
+        "check the database in `url` and the tables in `query`",
+    ),
+    (
+        r"no such column|unknown column|column .* does not exist|no column",
+        "`query` must give a column named address (and `changed`, where that is set); write `name AS address`",
+    ),
+    (r"unknown database|database .* does not exist", "check the database's name in `url`"),
+    (r"permission denied|command denied|insufficient privilege", "GRANT SELECT on the query's tables to this user"),
+    (
+        r"unable to open database|readonly database",
+        "check the path in `url` and that this user may read the file, its folder and its -wal and -shm files",
+    ),
+    (r"syntax error|error in your sql syntax|near \"", "`query` or `lookup` is not valid for this database"),
+    (
+        r"refused|can't connect|could not connect|connection failed|no route|unreachable|no such file",
+        "is the database running, and reachable from here?",
+    ),
+    (r"resolve|name or service not known|getaddrinfo", "check the host in `url` and this machine's resolver"),
+    (r"too many connections|remaining connection slots", "raise the database's connection limit"),
+    (r"certificate|ssl|tls", "check the TLS parameters in `url`"),
+)
+# statement time-outs: PostgreSQL query_canceled and lock_not_available, MariaDB, MySQL, InnoDB's lock wait
+_TIMEOUT = re.compile(
+    r"timeout|timed out|statement timeout|max_statement_time|maximum statement execution time|interrupted"
+    r"|database is locked|database table is locked|lock wait"
+)
+
+
+def engine_of(url: str, *, live: bool) -> Engine:
+    """An engine whose connections only read. live: one look-up, ended by the database after LIVE; else a listing.
+
+    Raises DirectoryError for a URL that cannot be read and for a driver that is not installed.
+    """
+    parsed = _parsed(url)
+    if parsed is None:
+        raise DirectoryError("the url is no SQLAlchemy URL", "write e.g. postgresql+psycopg://user@host/db")
+    isolation: Any = "AUTOCOMMIT" if live else None
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            engine = _sqlite(parsed, live)
+        elif parsed.get_backend_name() == "postgresql":
+            engine = create_engine(
+                _driver(parsed, "postgresql", "postgresql+psycopg"),
+                poolclass=NullPool,
+                isolation_level=isolation or "REPEATABLE READ",
+                connect_args=_postgresql_arguments(parsed, live),
+            )
+            event.listen(engine, "connect", _postgresql_session(live))
+        elif parsed.get_backend_name() in ("mysql", "mariadb"):
+            name = parsed.get_backend_name()
+            engine = create_engine(
+                _driver(parsed, name, f"{name}+pymysql"),
+                poolclass=NullPool,
+                isolation_level=isolation or "REPEATABLE READ",
+                connect_args=_mysql_arguments(parsed, live),
+            )
+            event.listen(engine, "connect", _mysql_session(live))
+        else:
+            engine = create_engine(parsed, poolclass=NullPool)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").lower())
+        hint = f"pip install 'splitmx[{extra}]'" if extra else f"install the Python package {error.name}"
+        raise DirectoryError(f"the database driver {error.name} is not installed", hint) from None
+    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
+        raise DirectoryError(clean(str(error), url), "check `url`") from None
+    return engine
+
+
+def _parsed(url: str) -> URL | None:
+    """The URL taken apart, None when it is none (a port that is no number, among others)."""
+    try:
+        return make_url(url)
+    except (exc.ArgumentError, ValueError):
+        return None
+
+
+def _driver(url: URL, bare: str, full: str) -> URL:
+    """SQLAlchemy's default drivers are not ours."""
+    return url.set(drivername=full) if url.drivername == bare else url
+
+
+def _postgresql_arguments(url: URL, live: bool) -> dict[str, Any]:
+    if url.get_driver_name() != "psycopg":
+        return {}
+    wanted: dict[str, Any] = {
+        "connect_timeout": ceil(LIVE) if live else 10,
+        "tcp_user_timeout": int(1000 * (LIVE if live else BULK)),
+        "keepalives_idle": 30,
+        "prepare_threshold": None,  # a pooler between does not know prepared statements
+        "application_name": "splitmx",
+    }
+    return {key: value for key, value in wanted.items() if key not in url.query}
+
+
+def _postgresql_session(live: bool) -> Callable[[Any, Any], None]:
+    limit = int(1000 * (LIVE if live else BULK))
+
+    def begin(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+            cursor.execute(f"SET statement_timeout = {limit}")
+        if not connection.autocommit:
+            connection.commit()
+
+    return begin
+
+
+def _mysql_arguments(url: URL, live: bool) -> dict[str, Any]:
+    if url.get_driver_name() != "pymysql":
+        return {}
+    wait = LIVE if live else BULK
+    wanted = {
+        "connect_timeout": LIVE if live else 10,
+        "read_timeout": wait,
+        "write_timeout": wait,
+        "charset": "utf8mb4",
+    }
+    return {key: value for key, value in wanted.items() if key not in url.query}
+
+
+def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
+    seconds = LIVE if live else 20 * BULK
+    # the first is MariaDB's, the second MySQL's
+    limits = (f"SET SESSION max_statement_time = {seconds}", f"SET SESSION max_execution_time = {int(seconds * 1000)}")
+
+    def begin(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION READ ONLY")
+            for statement in limits:
+                try:
+                    cursor.execute(statement)
+                    break
+                except Exception:  # noqa: S112  an unknown variable: the other product
+                    continue
+
+    return begin
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The database file of a SQLite URL, None for anything else."""
+    parsed = _parsed(url)
+    if parsed is None:
+        return None
+    name = parsed.database or ""
+    if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:") or name.startswith("file:"):
+        return None
+    return Path(name)
+
+
+def _sqlite(url: URL, live: bool) -> Engine:
+    path = sqlite_path(url.render_as_string(hide_password=False))
+    if path is None:
+        return create_engine(url, poolclass=NullPool)
+    # mode=ro: a missing file is a fault, never a new empty database
+    uri = f"file:{quote(str(path))}?mode=ro"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(uri, uri=True, timeout=1.0 if live else 30.0, check_same_thread=False)
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def end_call(connection: Any) -> bool:
+    """End what a DBAPI connection waits for, from another thread; whether that was possible."""
+    if connection is None:
+        return False
+    if isinstance(connection, sqlite3.Connection):
+        try:
+            connection.interrupt()
+        except sqlite3.Error:
+            pass
+        return True
+    fileno = getattr(connection, "fileno", None)
+    try:
+        if fileno is not None:
+            return shut(fileno())
+        return shut(connection._sock.fileno())  # PyMySQL has no public way
+    except Exception:
+        return True  # closed already
+
+
+def clean(text: str, url: str) -> str:
+    """A driver's message in one line, without the password that stands in `url`."""
+    text = re.sub(r"\s+", " ", text).strip()
+    parsed = _parsed(url)
+    if parsed is not None and parsed.password:
+        secret = str(parsed.password)
+        for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
+            text = text.replace(form, "***")
+    return text[:300]
+
+
+def fault_of(error: BaseException, url: str, *, expired: bool = False) -> DirectoryError:
+    """A driver's exception as a directory's, with what to do about it."""
+    if isinstance(error, DirectoryError):
+        return error
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    words = str(error)
+    if len(getattr(error, "args", ())) >= 2 and isinstance(error.args[0], int):
+        words = f"{error.args[1]} ({error.args[0]})"  # PyMySQL: number and text
+    words = clean(words, url) or type(error).__name__
+    low = words.lower()
+    if expired or _TIMEOUT.search(low) or isinstance(error, TimeoutError):
+        return DirectoryTimeout(
+            "the database did not answer in time" if expired else words,
+            "is it overloaded or hung? `splitmx check` shows whether the live query scans a table",
+        )
+    for pattern, hint in _HINTS:
+        if re.search(pattern, low):
+            return DirectoryError(words, hint)
+    return DirectoryError(words)
