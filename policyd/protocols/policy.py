@@ -7,7 +7,8 @@ A request is lines `name=value`, ended by an empty line; the reply is `action=â€
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from operator import itemgetter
 
 from policyd.protocols import ProtocolError
 
@@ -21,6 +22,18 @@ MAX_ACTION = 900
 
 TEMP = "DEFER_IF_PERMIT 4.3.0 Temporary internal error, try again later"
 """Stands for an action that must not be sent."""
+
+_DECISIVE = (
+    b"request",
+    b"recipient",
+    b"client_address",
+    b"protocol_state",
+    b"policy_context",
+    b"server_address",
+    b"server_port",
+    b"ccert_fingerprint",
+    b"ccert_pubkey_fingerprint",
+)
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 # A code without text would *permit* (access(5): any all-numerical result is OK), and FILTER, REDIRECT, HOLD,
@@ -62,21 +75,34 @@ def parse(frame: bytes) -> dict[str, str]:
     return attrs
 
 
-def cache_key(attrs: Mapping[str, str]) -> tuple[str | bool, ...]:
-    """What an answer depends on. Never the raw request: instance, size, queue_id and client_port differ each
-    time."""
-    get = attrs.get
-    return (
-        get("recipient", ""),
-        get("client_address", ""),
-        get("protocol_state", ""),
-        get("policy_context", ""),
-        get("server_address", ""),
-        get("server_port", ""),
-        not get("sender", ""),
-        get("ccert_fingerprint", ""),
-        get("ccert_pubkey_fingerprint", ""),
-    )
+class Layout:
+    """Where the attributes that an answer depends on stand in one client's requests.
+
+    A Postfix process writes the same attributes in the same order each time, so the cache's key for its next request
+    is found without parsing it. Never the raw request: instance, size, queue_id and client_port differ each time.
+    The key holds whole lines with their names: a request in another order makes another key, never a wrong one.
+    """
+
+    __slots__ = ("_count", "_pick", "_sender")
+
+    def __init__(self, frame: bytes) -> None:
+        """Learn from one complete request that `parse` accepts."""
+        where = {line.partition(b"=")[0]: number for number, line in enumerate(frame.split(b"\n"))}
+        self._count = frame.count(b"\n") + 1
+        self._sender = where.get(b"sender", -1)
+        numbers = [where[name] for name in _DECISIVE if name in where]
+        self._pick: Callable[[list[bytes]], tuple[bytes, ...]] = itemgetter(*numbers, -1)  # the last one is empty
+
+    def key(self, frame: bytes) -> bytes | None:
+        """What the answer depends on, or None when this request is laid out otherwise (or names no sender)."""
+        lines = frame.split(b"\n")
+        if len(lines) != self._count:
+            return None
+        sender = lines[self._sender]
+        if not sender.startswith(b"sender="):
+            return None
+        # of the sender it only matters whether there is one
+        return b"\n".join(self._pick(lines)) + (b"\n" if len(sender) > 7 else b"")
 
 
 def reply(action: str) -> bytes:

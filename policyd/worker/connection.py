@@ -70,9 +70,23 @@ class Connection(asyncio.Protocol):
         self.busy = True
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes came: mostly one whole request and nothing before it, which needs no buffer."""
         if self.transport.is_closing():
             return
+        if not self.busy:
+            whole, reply = False, None
+            try:
+                whole = self.next_frame(data, 0) == len(data)
+                if whole:
+                    reply = self.answer(data)
+            except ProtocolError:
+                whole = False  # found again, and said, below
+            if whole:
+                if reply is not None:
+                    self.transport.write(reply)
+                if reply is None or self.ended or self.worker.stopping:
+                    self._after(True)
+                return
         self.buffer += data
         if self.pending is not None or self.blocked:
             self.busy = True
@@ -100,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     # --- frames -----------------------------------------------------------------------------------------------
 
-    def next_frame(self, pos: int) -> int | None:
+    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
         """End of the frame at `pos`, None when it is not all there. Raises ProtocolError."""
         raise NotImplementedError
 
@@ -137,7 +151,7 @@ class Connection(asyncio.Protocol):
         broken = False
         try:
             while not self.blocked:
-                end = self.next_frame(pos)
+                end = self.next_frame(self.buffer, pos)
                 if end is None:
                     break
                 frame = bytes(self.buffer[pos:end])
@@ -244,7 +258,7 @@ class Connection(asyncio.Protocol):
         worker = self.worker
         reply = self.render(request, outcome)
         decision = outcome.decision
-        verdict = decision.verdict.value if decision is not None else outcome.status
+        verdict = decision.verdict._value_ if decision is not None else outcome.status
         domain = decision.domain if decision is not None else ""
         cell = worker.counters.cell(self.label(request), domain, verdict)
         cell[0] += 1
@@ -291,8 +305,8 @@ class Socketmap(Connection):
                 return
         super().data_received(data)
 
-    def next_frame(self, pos: int) -> int | None:
-        return socketmap.next_frame(self.buffer, pos)
+    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
+        return socketmap.next_frame(buf, pos)
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)
@@ -327,8 +341,8 @@ class TcpTable(Connection):
 
     kind = "tcp_table"
 
-    def next_frame(self, pos: int) -> int | None:
-        return tcp_table.next_frame(self.buffer, pos)
+    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
+        return tcp_table.next_frame(buf, pos)
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)
@@ -354,18 +368,23 @@ class Policy(Connection):
     """SMTPD_POLICY_README."""
 
     kind = "policy"
+    layout: policy.Layout | None = None
 
-    def next_frame(self, pos: int) -> int | None:
-        return policy.next_frame(self.buffer, pos)
+    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
+        return policy.next_frame(buf, pos)
 
     def answer(self, frame: bytes) -> bytes | None:
+        key = self.layout.key(frame) if self.layout is not None else None
+        if key is not None:
+            hit = self.cache.get(key)
+            if hit is not None:
+                hit[1][0] += 1
+                return hit[0]
         request = policy.parse(frame)
-        key = policy.cache_key(request)
-        hit = self.cache.get(key)
-        if hit is not None:
-            hit[1][0] += 1
-            return hit[0]
-        return self.settle(request, key if len(frame) <= 4 * cache.MAX_FRAME else None)
+        if key is None:
+            self.layout = policy.Layout(frame)
+            key = self.layout.key(frame)
+        return self.settle(request, key if key is not None and len(key) <= cache.MAX_FRAME else None)
 
     def outcome(self, request: Mapping[str, str], now: float) -> Outcome:
         return self.worker.answerer.policy(request, now)
@@ -386,8 +405,8 @@ class Exim(Connection):
     kind = "exim"
     answered = False
 
-    def next_frame(self, pos: int) -> int | None:
-        return None if self.answered else exim.next_frame(self.buffer, pos)
+    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
+        return None if self.answered else exim.next_frame(buf, pos)
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)

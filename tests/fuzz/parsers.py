@@ -48,7 +48,8 @@ def fuzz_policy(data: bytes) -> None:
     try:
         end = policy.next_frame(data)
         if end is not None:
-            hash(policy.cache_key(policy.parse(data[:end])))
+            policy.parse(data[:end])
+            policy.Layout(data[:end]).key(data[:end])
     except ProtocolError:
         pass
     assert policy.reply(data.decode("utf-8", "surrogateescape")).count(b"\n") == 2

@@ -90,14 +90,22 @@ def test_no_request(frame: bytes) -> None:
         policy.parse(frame)
 
 
+def changed(name: str, value: str) -> bytes:
+    """REQUEST with another value of one attribute."""
+    lines = REQUEST.decode().split("\n")
+    found = [f"{name}={value}" if line.startswith(name + "=") else line for line in lines]
+    assert found != lines
+    return "\n".join(found).encode()
+
+
 def test_cache_key() -> None:
     """What differs with each request does not make a new key; what an answer depends on does."""
-    base = policy.parse(REQUEST)
-    key = policy.cache_key(base)
-    for name in ("instance", "queue_id", "size", "client_port", "helo_name", "client_name", "stress"):
-        assert policy.cache_key({**base, name: "other"}) == key
-    assert policy.cache_key({**base, "sender": "other@bar.tld"}) == key
-    assert policy.cache_key({**base, "sender": ""}) != key
+    layout = policy.Layout(REQUEST)
+    key = layout.key(REQUEST)
+    assert key is not None
+    for name in ("instance", "queue_id", "size", "client_port", "helo_name", "client_name", "stress", "sender"):
+        assert layout.key(changed(name, "other")) == key
+    seen = {key, layout.key(changed("sender", ""))}
     for name in (
         "recipient",
         "client_address",
@@ -108,8 +116,34 @@ def test_cache_key() -> None:
         "ccert_fingerprint",
         "ccert_pubkey_fingerprint",
     ):
-        assert policy.cache_key({**base, name: "other"}) != key
-    hash(policy.cache_key({}))
+        seen.add(layout.key(changed(name, "other")))
+    assert len(seen) == 10
+    assert None not in seen
+
+
+def test_cache_key_of_other_layouts() -> None:
+    """A request in another order, or with other attributes, has no key under this layout or one of its own."""
+    layout = policy.Layout(REQUEST)
+    lines = REQUEST.removesuffix(b"\n\n").split(b"\n")
+    assert layout.key(SHORT) is None
+    assert layout.key(b"\n".join(lines[1:] + lines[:1]) + b"\n\n") != layout.key(REQUEST)
+    assert layout.key(b"\n".join(lines[:-1]) + b"\n\n") is None
+    assert layout.key(changed("sender", "x").replace(b"\nsender=", b"\nSender=")) is None
+    assert policy.Layout(SHORT).key(SHORT) is None
+    only = b"request=smtpd_access_policy\n\n"
+    assert policy.Layout(only).key(only) is None
+    bare = b"request=smtpd_access_policy\nsender=\n\n"
+    assert policy.Layout(bare).key(bare) is not None
+
+
+@given(st.permutations(REQUEST.removesuffix(b"\n\n").split(b"\n")), st.sampled_from(["recipient", "server_port"]))
+def test_cache_key_never_mixes(lines: list[bytes], name: str) -> None:
+    """Whatever order was learned: requests with one key agree in everything that matters."""
+    layout = policy.Layout(b"\n".join(lines) + b"\n\n")
+    for frame in (REQUEST, changed(name, "other")):
+        key = layout.key(frame)
+        if key is not None:
+            assert key != layout.key(b"\n".join(lines) + b"\n\n") or policy.parse(frame) == policy.parse(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +225,7 @@ def test_corpus(corpus: list[bytes]) -> None:
         try:
             end = policy.next_frame(data)
             if end is not None:
-                policy.cache_key(policy.parse(data[:end]))
+                policy.parse(data[:end])
+                policy.Layout(data[:end]).key(data[:end])
         except ProtocolError:
             continue
