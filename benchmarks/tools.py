@@ -129,6 +129,14 @@ class Bench:
         self.rounds = rounds
         build(work)
 
+    def postmap(self) -> list[str]:
+        """`postmap -c` with a configuration of nothing but defaults."""
+        folder = self.work / "postfix-defaults"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "main.cf").write_text("compatibility_level = 3.6\n")
+        return ["postmap", "-c", str(folder)]
+
     def load(
         self,
         target: Path,
