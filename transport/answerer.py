@@ -231,7 +231,7 @@ class Answerer:
             outsider=attributes.get("policy_context", "") == "outsider",
             bounce=not attributes.get("sender", "").strip("<> "),
         )
-        outcome = self._judged(address, client, now)
+        outcome = self.judged(address, client, now)
         if outcome.judgement is None or outcome.ask:
             return outcome
         action = "DUNNO" if outcome.observe else action_of(outcome.judgement)
@@ -245,7 +245,8 @@ class Answerer:
             observe=outcome.observe,
         )
 
-    def _judged(self, address: Address, client: Client, now: float) -> Outcome:
+    def judged(self, address: Address, client: Client, now: float) -> Outcome:
+        """Decide and judge an address at RCPT, for both the policy service and Exim; `value` is not final."""
         place = self.router.names.place(address.domain)
         if place.of not in (Of.SPLIT, Of.STRIP, Of.MATCH) or place.domain is None:
             return _DUNNO
@@ -282,74 +283,9 @@ class Answerer:
     def exim(self, request: Mapping[str, str], now: float) -> Outcome:
         """The pairs of one Exim reply (DESIGN 5.6). request: recipient, and client, listener, cert, outsider,
         bounce where the RCPT ACL asks."""
-        address = parse(request.get("recipient", ""))
-        if address is None:
-            return Outcome(OK, pairs={"decision": "pass"}, decision=PASS_FOREIGN)
-        host, _, port = request.get("listener", "").rpartition(":")
-        client = Client(
-            address=request.get("client", ""),
-            listener=listener_name(host, port) if host else "",
-            certs=(request.get("cert", ""),),
-            outsider=request.get("outsider") == "yes",
-            bounce=request.get("bounce") == "yes",
-        )
-        place = self.router.names.place(address.domain)
-        if place.of is Of.ENVELOPE:
-            decision = self.router.decide(self.knowledge, address, now)
-            return Outcome(OK, pairs=self._exim_pairs(address, decision), decision=decision)
-        outcome = self._judged(address, client, now)
-        if outcome.ask or outcome.decision is None:
-            return outcome
-        decision = outcome.decision
-        judgement = outcome.judgement
-        if outcome.observe or decision.verdict is Verdict.PASS or judgement is None:
-            pairs = {"decision": "pass"}
-        else:
-            pairs = _exim_refusal(judgement) or self._exim_pairs(address, decision)
-            if judgement.rule is Rule.VERIFY:
-                pairs["verify"] = "yes"
-        return Outcome(
-            OK,
-            pairs=pairs,
-            decision=decision,
-            judgement=judgement,
-            ask_loop=outcome.ask_loop,
-            keep=outcome.keep,
-            observe=outcome.observe,
-        )
+        from transport import exim_answer  # it is made of the parts above
 
-    def _exim_pairs(self, address: Address, decision: Decision) -> dict[str, str]:
-        word = decision.verdict.value.lower()
-        pairs = {"decision": word}
-        if decision.verdict is Verdict.RELAY:
-            pairs |= self._exim_route(decision.destination)
-            pairs["address"] = virtual_alias.on_the_wire(self.settings, address, decision) or external(
-                address.local, address.domain
-            )
-            pairs["verify"] = "yes" if decision.verify else "no"
-            if decision.here:
-                pairs["copy"] = "local"
-        elif decision.verdict is Verdict.EXPAND:
-            pairs["targets"] = ",".join(decision.targets)
-        elif decision.verdict is Verdict.UNKNOWN:
-            pairs |= {"code": "550", "text": "5.1.1 No such recipient here"}
-        if decision.verdict is Verdict.LOCAL and decision.local_transport:
-            pairs["store"] = decision.local_transport
-        if decision.verdict is Verdict.LOCAL and decision.copy == "dual":
-            pairs["copy"] = "relay"
-            pairs |= self._exim_route(self.settings.domains[decision.domain].destination)
-        return pairs
-
-    def _exim_route(self, name: str) -> dict[str, str]:
-        destination = self.settings.destinations[name]
-        hosts = ";".join(host.strip("[]") for host in destination.hosts) or f"{destination.domain}/MX"
-        return {
-            "hosts": hosts,
-            "port": str(destination.port),
-            "tls": destination.tls,
-            "destination": name,
-            "bounce": destination.bounce,
-        }
+        return exim_answer.answer(self, request, now)
 
 
 def action_of(judgement: Judgement) -> str:
@@ -361,17 +297,6 @@ def action_of(judgement: Judgement) -> str:
     if judgement.rule is Rule.TEMP:
         return f"DEFER_IF_PERMIT {judgement.status} {judgement.text}"
     return f"{judgement.code} {judgement.status} {judgement.text}"
-
-
-def _exim_refusal(judgement: Judgement) -> dict[str, str]:
-    """The pairs of a refusal, empty when the recipient passes."""
-    words = {Rule.LOOP: "loop", Rule.SUSPENDED: "suspended", Rule.REFUSE: "refuse", Rule.TEMP: "temp"}
-    word = words.get(judgement.rule)
-    if word is None:
-        return {}
-    if judgement.rule is Rule.TEMP:
-        return {"decision": "temp"}
-    return {"decision": word, "code": str(judgement.code), "text": f"{judgement.status} {judgement.text}"}
 
 
 def _outcome(answer: Answer) -> Outcome:

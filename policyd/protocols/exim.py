@@ -32,7 +32,7 @@ DECISIONS = frozenset(
 TEMP = b'decision=temp text="temporary internal error"'
 """Stands for a reply that must not be sent."""
 
-_KEY = re.compile(r"[a-z][a-z_]*")
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
 # `$` and `\` are live in Exim's second expansion of a host list and in quoted values, `"` ends a value
 _FORBIDDEN = re.compile('[$\\\\"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 _PLAIN = re.compile(r"[!-~]+")
