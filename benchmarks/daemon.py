@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -36,6 +37,7 @@ local = ["here"]
 destination = "other"
 unknown = "{unknown}"
 local_transport = "lmtp:unix:private/lmtp"
+locations = {{ there = "other" }}
 """
 
 
@@ -46,14 +48,24 @@ def users(count: int) -> Iterable[str]:
 
 
 def sqlite_directory(path: Path, count: int) -> str:
-    """A table of `count` mailboxes; the `[directories.here]` that reads it."""
+    """A table of `count` mailboxes, every second one at the other side; the `[directories.here]` that reads it."""
     path.unlink(missing_ok=True)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("CREATE TABLE recipients (address TEXT PRIMARY KEY)")
-        db.executemany("INSERT INTO recipients VALUES (?)", ((f"{u}@{DOMAIN}",) for u in users(count)))
+        db.execute("CREATE TABLE recipients (address TEXT PRIMARY KEY, location TEXT)")
+        sides = itertools.cycle((None, "there"))
+        rows = ((f"{user}@{DOMAIN}", side) for user, side in zip(users(count), sides, strict=False))
+        db.executemany("INSERT INTO recipients VALUES (?, ?)", rows)
     db.close()
-    return f'[directories.here]\ntype = "sql"\nurl = "sqlite:///{path}"\nquery = "SELECT address FROM recipients"\n'
+    return sqlite_table(path)
+
+
+def sqlite_table(path: Path, more: str = "") -> str:
+    """The `[directories.here]` of such a table."""
+    return (
+        f'[directories.here]\ntype = "sql"\nurl = "sqlite:///{path}"\n'
+        f'query = "SELECT address, location FROM recipients"\n{more}'
+    )
 
 
 class Daemon:
@@ -83,6 +95,8 @@ class Daemon:
     def start(self) -> Daemon:
         """Start it and wait until it accepts connections."""
         words = [*COMMAND, "--config", str(self.config), "serve"]
+        if os.geteuid() == 0:
+            words += ["--user", "root"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 pinned(SERVER_CORE, words) if self.pin else words, stdout=log, stderr=log, cwd=ROOT,
@@ -132,7 +146,7 @@ class Daemon:
 
     def children(self) -> dict[str, list[int]]:
         """Its processes by role, as their titles or link sockets tell: keeper (most threads) and workers."""
-        below = tree(self.pid)[1:]
+        below: list[int] = wait("keeper and workers", lambda: len(found := tree(self.pid)[1:]) > 1 and found)
         threads = {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in below}
         keeper = max(threads, key=lambda pid: threads[pid])
         return {"keeper": [keeper], "workers": [pid for pid in below if pid != keeper]}

@@ -20,6 +20,7 @@ from benchmarks.daemon import (
     proportional,
     resident,
     sqlite_directory,
+    sqlite_table,
     transport_frame,
     users,
 )
@@ -35,6 +36,7 @@ from benchmarks.tools import (
     write_frames,
 )
 
+QUIET = 'compare_every = "1h"\nsync_every = "1h"\n'
 UNIFORM = 1_000_000  # random requests before they come again
 
 
@@ -73,11 +75,7 @@ def policy_frame(user: str, number: int) -> bytes:
 
 def main_daemon(bench: Bench, *, workers: int = 1, pin: bool = True) -> Daemon:
     """The daemon over the index that `prepare` filled."""
-    source = bench.work / "source.db"
-    text = (
-        f'[directories.here]\ntype = "sql"\nurl = "sqlite:///{source}"\nquery = "SELECT address FROM recipients"\n'
-        'compare_every = "1h"\nsync_every = "1h"\n'
-    )
+    text = sqlite_table(bench.work / "source.db", QUIET)
     return Daemon(bench.work / "main", text, workers=workers, pin=pin).start()
 
 
@@ -189,12 +187,7 @@ def start(bench: Bench) -> list[Result]:
     times = []
     for _ in range(max(3, bench.rounds)):
         began = time.monotonic()
-        source = bench.work / "source.db"
-        daemon = Daemon(
-            bench.work / "main",
-            f'[directories.here]\ntype = "sql"\nurl = "sqlite:///{source}"\n'
-            'query = "SELECT address FROM recipients"\ncompare_every = "1h"\nsync_every = "1h"\n',
-        )
+        daemon = Daemon(bench.work / "main", sqlite_table(bench.work / "source.db", QUIET))
         try:
             daemon.start()
             wait("the first answer", lambda: answers_ok(daemon))  # noqa: B023
