@@ -45,8 +45,7 @@ class Postgres:
             user=USER,
         )
         (self._data / "pg_hba.conf").write_text(
-            "local all all trust\nhost all reader 127.0.0.1/32 scram-sha-256\n"
-            "host all all 127.0.0.1/32 trust\n"
+            "local all all trust\nhost all reader 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
         )
         self.start()
         self.sql("CREATE ROLE reader LOGIN PASSWORD '{}'".format(self.reader_password.replace("'", "''")))

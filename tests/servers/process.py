@@ -151,9 +151,7 @@ class Process:
             self._child = None
 
 
-def run(
-    words: Sequence[str], *, user: str = "", stdin: str = "", env: Mapping[str, str] | None = None
-) -> str:
+def run(words: Sequence[str], *, user: str = "", stdin: str = "", env: Mapping[str, str] | None = None) -> str:
     """Run a tool to its end and give its output; raises ServerError with what it said."""
     other = user if user and os.geteuid() == 0 else None
     done = subprocess.run(

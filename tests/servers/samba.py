@@ -130,18 +130,14 @@ class SambaAd:
     def contact(self, name: str, mail: str, target: str, proxies: Iterable[str] = ()) -> str:
         """Add a mail contact; gives its DN."""
         dn = f"CN={name},OU=people,{SUFFIX}"
-        self.ldif(
-            "\n".join([f"dn: {dn}", "objectClass: contact", *_mail_lines(mail, proxies, target)]) + "\n"
-        )
+        self.ldif("\n".join([f"dn: {dn}", "objectClass: contact", *_mail_lines(mail, proxies, target)]) + "\n")
         return dn
 
     def group(self, name: str, mail: str, members: Iterable[str], proxies: Iterable[str] = ()) -> str:
         """Add a distribution group with these member DNs; gives its DN."""
         dn = f"CN={name},OU=groups,{SUFFIX}"
         lines = [f"dn: {dn}", "objectClass: group", f"sAMAccountName: {name}", "groupType: 8"]
-        self.ldif(
-            "\n".join([*lines, *_mail_lines(mail, proxies, ""), *(f"member: {m}" for m in members)]) + "\n"
-        )
+        self.ldif("\n".join([*lines, *_mail_lines(mail, proxies, ""), *(f"member: {m}" for m in members)]) + "\n")
         return dn
 
     def delete(self, dn: str) -> None:

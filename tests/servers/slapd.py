@@ -61,7 +61,8 @@ ou: groups
 class Slapd:
     """`url`, `ldaps`, `base`; bind as ADMIN with PASSWORD. Begins with `ou=people` and `ou=groups`, empty.
 
-    authority: gives it a certificate (for `localhost` and 127.0.0.1), and `ldaps` and StartTLS work.
+    authority: gives it a certificate, and `ldaps` and StartTLS work; for `localhost` and 127.0.0.1, or for `names`
+    such as DNS:ldap.example.com.
     size_limit: what one search may give without paging. extra: further slapd.conf lines of the database.
     """
 
@@ -74,6 +75,7 @@ class Slapd:
         self,
         *,
         authority: Authority | None = None,
+        names: tuple[str, ...] = (),
         host: str = "127.0.0.1",
         size_limit: str = "unlimited",
         extra: str = "",
@@ -92,13 +94,11 @@ class Slapd:
         (self.folder / "mail.schema").write_text(_EXCHANGE + _SCHEMA)
         tls = ""
         if authority is not None:
-            certificate, key = authority.issue(f"slapd{self.port}")
+            certificate, key = authority.issue(f"slapd{self.port}", *names)
             tls = f"TLSCertificateFile {certificate}\nTLSCertificateKeyFile {key}\n"
             tls += f"TLSCACertificateFile {authority.ca}\n"
         sync = f"overlay syncprov\nsyncprov-sessionlog {sessionlog}\n" if content_sync else ""
-        schemas = "".join(
-            f"include /etc/ldap/schema/{n}.schema\n" for n in ("core", "cosine", "inetorgperson")
-        )
+        schemas = "".join(f"include /etc/ldap/schema/{n}.schema\n" for n in ("core", "cosine", "inetorgperson"))
         self.conf = self.folder / "slapd.conf"
         self.conf.write_text(
             f"{schemas}include {self.folder}/mail.schema\n"

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipients in an LDAP directory: OpenLDAP, Active Directory and their kin.
+
+A listing is paged and streams; groups come last, when the addresses of their members are known. A live look-up is an OR
+of equality terms, and what comes back counts only when our own parser finds it equal to what was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import TypeVar
+
+from ldap3.utils.conv import escape_filter_chars
+
+from transport.address import external
+from transport.config.settings import LdapOptions
+from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
+from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
+from transport.directories.ldap_entries import Entries, Entry, dn_key
+from transport.directories.reading import matching, spellings
+from transport.directories.schemas import ldap_options
+from transport.record import Record
+
+_TERMS = 100  # of one OR filter: servers are slower beyond
+_LIVE_MEMBERS = 500  # looked up one by one for a group that no listing has seen yet
+# attributes whose values never carry a prefix such as smtp:
+_BARE = frozenset(
+    ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
+)
+_Result = TypeVar("_Result")
+
+
+class LdapSource:
+    """One LDAP directory, for one thread. Keeps one connection for live look-ups, opens another to list."""
+
+    def __init__(self, name: str, options: LdapOptions) -> None:
+        self.name = name
+        self.options = ldap_options(options)
+        if not self.options.url:
+            raise DirectoryError("no url", 'write url = ["ldaps://HOST"]')
+        self.filter = _parenthesised(self.options.filter or "(objectClass=*)")
+        self.ring = ring_of(self.options.url)
+        self._entries = Entries(self.options)
+        self._link: Link | None = None
+
+    def list(self) -> Listing:
+        """Everyone, as a stream; the same address may come twice, when two entries hold it."""
+        listing = Listing(iter(()), Skipped())
+        listing.records = self._records(listing)
+        return listing
+
+    def _records(self, listing: Listing) -> Iterator[Record]:
+        self.ring.rewind()
+        link = self._first_that_answers(monotonic() + BULK)
+        listing.server = link.url
+        try:
+            from transport.directories.ldap_changes import first_cookie
+
+            listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
+            yield from self._stream(link, listing.skipped)
+        except Broken as broken:
+            self.ring.failed(link.url)
+            raise broken.fault from None
+        finally:
+            link.close()
+
+    def _stream(self, link: Link, skipped: Skipped) -> Iterator[Record]:
+        options, entries = self.options, self._entries
+        suspended: set[bytes] = set()
+        if options.suspended_filter:
+            both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
+            suspended = {dn_key(found["raw_dn"]) for found in link.entries(options.base, both, ["1.1"])}
+        needed: dict[bytes, str] = {}  # member DN, as it is compared -> its address, "" while unknown
+        members: dict[bytes, list[bytes]] = {}
+        if options.member_attribute:
+            groups = f"(&{self.filter}({options.member_attribute}=*))"
+            for found in link.entries(options.base, groups, [options.member_attribute]):
+                values = entries.members(link, found, BULK)
+                members[dn_key(found["raw_dn"])] = values
+                needed.update((dn_key(value), "") for value in values if entries.is_dn(value))
+        later: list[Entry] = []
+        wanted = [name for name in entries.attributes if name != options.member_attribute]
+        for found in link.entries(options.base, self.filter, wanted):
+            key = dn_key(found["raw_dn"])
+            entry = entries.read(found, skipped, suspended=key in suspended, members=members.get(key, ()))
+            if entry is None:
+                continue
+            if key in needed:
+                needed[key] = entry.primary
+            if entry.members:
+                later.append(entry)
+            else:
+                yield from entry.records
+        for value in {value for entry in later for value in entry.members if needed.get(dn_key(value)) == ""}:
+            needed[dn_key(value)] = entries.address_of(link, value, BULK) or "-"
+        for entry in later:
+            yield from entry.expanded(needed, skipped)
+
+    def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
+        """Those of the addresses that are listed. timeout: seconds for everything, failover included."""
+        if not addresses:
+            return Found((), self.ring.current)
+        end = monotonic() + timeout
+        terms = self._terms(addresses)
+
+        def work(link: Link) -> Found:
+            records: list[Record] = []
+            for start in range(0, len(terms), _TERMS):
+                records += self._look_up(link, terms[start : start + _TERMS], end)
+            return Found(matching(records, addresses), link.url)
+
+        return self._somewhere(work, end)
+
+    def _terms(self, addresses: Sequence[tuple[str, str]]) -> Sequence[str]:
+        """Equality terms for every spelling in every attribute; nothing of an address is ever filter syntax."""
+        terms: dict[str, None] = {}
+        for local, domain in addresses:
+            for word in spellings(local, domain):
+                try:
+                    word.encode()
+                except UnicodeEncodeError:
+                    continue  # a lone surrogate: no server holds it
+                value = escape_filter_chars(word)
+                for name in self.options.address_attributes:
+                    terms[f"({name}={value})"] = None
+                    if name.lower() not in _BARE:
+                        terms[f"({name}=smtp:{value})"] = None
+        return tuple(terms)
+
+    def _look_up(self, link: Link, terms: Sequence[str], end: float) -> Sequence[Record]:
+        options, entries = self.options, self._entries
+        either = f"(|{''.join(terms)})"
+        wanted = f"(&{self.filter}{either})"
+        found = link.search(options.base, wanted, entries.attributes, end - monotonic())
+        found = [message for message in found if message["type"] == "searchResEntry"]
+        if not found:
+            return ()
+        suspended: set[bytes] = set()
+        if options.suspended_filter:
+            both = f"(&{self.filter}{_parenthesised(options.suspended_filter)}{either})"
+            off = link.search(options.base, both, ["1.1"], end - monotonic())
+            suspended = {dn_key(m["raw_dn"]) for m in off if m["type"] == "searchResEntry"}
+        records: list[Record] = []
+        skipped = Skipped()
+        for message in found:
+            members = entries.members(link, message, end - monotonic()) if options.member_attribute else ()
+            off_ = dn_key(message["raw_dn"]) in suspended
+            entry = entries.read(message, skipped, suspended=off_, members=members)
+            if entry is None:
+                continue
+            if entry.members:
+                addresses = self._member_addresses(link, message, entry, end)
+                records += entry.expanded(addresses, skipped)
+            else:
+                records += entry.records
+        return records
+
+    def _member_addresses(self, link: Link, message: dict[str, object], entry: Entry, end: float) -> dict[bytes, str]:
+        """The addresses of a group's members, now."""
+        entries = self._entries
+        names = [value for value in entry.members if entries.is_dn(value)]
+        if len(names) > 20 and entries.has_member_of(message):
+            return entries.addresses_by_group(link, str(message["dn"]), end)
+        if len(names) > _LIVE_MEMBERS:
+            what = f"{external(*entry.records[0][:2])} is a new group of {len(names)} members"
+            raise DirectoryError(what, "too many to look up while mail waits; the next sync brings it")
+        return {dn_key(value): entries.address_of(link, value, end - monotonic()) or "-" for value in names}
+
+    def changes(self, cookie: bytes, limit: int) -> Changes:
+        """What changed since the cookie (`transport.directories.ldap_changes`)."""
+        from transport.directories.ldap_changes import changes_since
+
+        link = self._first_that_answers(monotonic() + BULK)
+        try:
+            return changes_since(link, self.options, self._entries, self.filter, cookie, limit)
+        except Broken as broken:
+            self.ring.failed(link.url)
+            raise broken.fault from None
+        finally:
+            link.close()
+
+    def _first_that_answers(self, end: float) -> Link:
+        """A new connection to the first server that lets us in."""
+        fault: DirectoryError | None = None
+        order = self.ring.order()
+        for at, url in enumerate(order):
+            left = end - monotonic()
+            if left <= 0 and fault is not None:
+                break
+            # a server that does not answer must leave time for the next one
+            share = min(left, 10.0) if at == len(order) - 1 else min(left / 2, 5.0)
+            try:
+                link = Link(self.options, url, max(0.05, share))
+            except Broken as broken:
+                fault = broken.fault
+                self.ring.failed(url)
+                continue
+            self.ring.good(url)
+            return link
+        assert fault is not None
+        raise fault
+
+    def _somewhere(self, work: Callable[[Link], _Result], end: float) -> _Result:
+        """Do it on the connection that is open, or on a new one; once more when the open one had died."""
+        if self._link is not None and (not self._link.open or self._link.url != self.ring.current):
+            self._drop()
+        reused = self._link is not None
+        while True:
+            if self._link is None:
+                self._link = self._first_that_answers(end)
+            link = self._link
+            try:
+                return work(link)
+            except Broken as broken:
+                self._drop()
+                late = isinstance(broken.fault, DirectoryTimeout)
+                if late or not reused:
+                    self.ring.failed(link.url)
+                others = len(self.ring.urls) > 1 and link.url != self.ring.current
+                if late or monotonic() >= end or not (reused or others):
+                    raise broken.fault from None
+                reused = False
+
+    def _drop(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._drop()
+
+    def __repr__(self) -> str:
+        return f"LdapSource({self.name!r}, {self.options.url!r})"
+
+
+def _parenthesised(wanted: str) -> str:
+    wanted = wanted.strip()
+    return wanted if wanted.startswith("(") else f"({wanted})"

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to LDAP servers: several in order, TLS verified, every call with a hard end.
+
+ldap3, synchronous, one connection a thread. Its time-outs are whole seconds and count each read anew, so that a
+watchdog ends every call at its own deadline.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import ldap3
+from ldap3.core.exceptions import (
+    LDAPAttributeError,
+    LDAPExceptionError,
+    LDAPInvalidDnError,
+    LDAPInvalidFilterError,
+    LDAPObjectClassError,
+)
+
+from transport.config.settings import LdapOptions
+from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.watchdog import Guard, shut
+
+BULK = 120.0
+"""Seconds for one page of a listing."""
+
+PAGE = 500
+"""Entries a page: below every server's limit (Active Directory gives at most 1000)."""
+
+_RETRY_AFTER = 30.0  # seconds before a server that failed is tried again while others answer
+_PAGED = "1.2.840.113556.1.4.319"
+
+# RFC 4511 section 4.1.9 resultCode -> what to do about it
+_HINTS = {
+    1: "the server wants a bind before a search: set bind_dn and bind_password_file",
+    3: "the server's time limit was reached: are address_attributes indexed?",
+    4: "raise the server's size limit for this bind_dn, paged searches too (OpenLDAP: limits … size.prtotal=unlimited)",
+    8: "the server refuses a plain bind: use ldaps:// or starttls = true",
+    10: "the base belongs to another server: name that one in url",
+    11: "raise the server's administrative limit (look-through limit) for this bind_dn, or index the attributes",
+    12: "the server knows no paged searches (RFC 2696), which a complete listing needs",
+    13: "the server wants TLS: use ldaps:// or starttls = true",
+    18: "the filter compares an attribute in a way the server does not know",
+    32: "check `base`: there is no such entry, or bind_dn may not see it",
+    34: "check `base`: it is no distinguished name",
+    48: "the server does not let this bind_dn in: check bind_dn, or set a password",
+    49: "check bind_dn and bind_password_file",
+    50: "let bind_dn read base, and its address attributes",
+    53: "the server is unwilling: a bind_dn without a password, or anonymous access that is switched off",
+}
+_ELSEWHERE = frozenset((51, 52, 80))  # busy, unavailable, other: another server may do better
+
+
+class Broken(Exception):  # noqa: N818
+    """This connection is of no more use; `fault` says why."""
+
+    def __init__(self, fault: DirectoryError) -> None:
+        super().__init__(fault.what)
+        self.fault = fault
+
+
+class Ring:
+    """The servers of one directory, shared by the sources of all threads: they agree on one of them."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.urls = tuple(urls)
+        self.current = self.urls[0]
+        self._bad: dict[str, float] = {}
+
+    def order(self) -> list[str]:
+        """Which to try, best first: the current one, then the others in order, failed ones last."""
+        now = monotonic()
+        return sorted(self.urls, key=lambda url: (self._bad.get(url, 0.0) > now, url != self.current))
+
+    def rewind(self) -> None:
+        """Go back to the first server that did not fail lately; called when a new listing begins."""
+        now = monotonic()
+        self.current = next((url for url in self.urls if self._bad.get(url, 0.0) <= now), self.current)
+
+    def failed(self, url: str) -> None:
+        """Leave a server alone for a while."""
+        self._bad[url] = monotonic() + _RETRY_AFTER
+        if url == self.current:
+            self.current = self.order()[0]
+
+    def good(self, url: str) -> None:
+        """This one answers."""
+        self._bad.pop(url, None)
+        self.current = url
+
+
+_rings: dict[tuple[str, ...], Ring] = {}
+
+
+def ring_of(urls: Sequence[str]) -> Ring:
+    """The one ring of these servers in this process."""
+    return _rings.setdefault(tuple(urls), Ring(urls))
+
+
+class Link:
+    """One bound connection to one server."""
+
+    def __init__(self, options: LdapOptions, url: str, timeout: float) -> None:
+        """Connect, start TLS and bind within `timeout` seconds. Raises DirectoryError, Broken for the network."""
+        self.url = url
+        self._options = options
+        self._connection: Any = None
+        expired = Guard(timeout, self._end)
+        try:
+            with expired:
+                self._open(timeout)
+        except (LDAPExceptionError, OSError, ValueError) as error:
+            self.close()
+            raise Broken(_fault_of(error, url, expired=expired.expired)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, timeout: float) -> None:
+        options, seconds = self._options, max(1, ceil(timeout))
+        self._connection = connection = ldap3.Connection(
+            _server(options, self.url, timeout),
+            user=options.bind_dn or None,
+            password=_password(options) if options.bind_dn else None,
+            authentication=ldap3.SIMPLE if options.bind_dn else ldap3.ANONYMOUS,
+            client_strategy=ldap3.SYNC,
+            auto_bind=ldap3.AUTO_BIND_NONE,
+            auto_referrals=False,
+            auto_range=False,
+            check_names=False,
+            read_only=True,
+            receive_timeout=seconds,  # an int: anything else is a struct.error on Unix
+            raise_exceptions=False,
+        )
+        connection.open(read_server_info=False)
+        if options.starttls and not self.url.startswith(("ldaps:", "ldapi:")):
+            connection.start_tls(read_server_info=False)
+        connection.bind(read_server_info=False)
+        self._judge(connection.result, "bind")
+
+    def _end(self) -> bool:
+        """End whatever the connection waits for."""
+        held = self._connection
+        sock = getattr(held, "socket", None)
+        try:
+            return sock is not None and shut(sock.fileno())
+        except (OSError, ValueError):
+            return False
+
+    def _judge(self, result: Any, doing: str) -> None:
+        """Raise what a result code means, unless it is success."""
+        code = int(result["result"])
+        if code == 0:
+            return
+        message = re.sub(r"\s+", " ", str(result.get("message") or "")).strip(" \0")
+        words = f"{self.url}: {doing}: {result.get('description')} ({code}){': ' + message if message else ''}"[:300]
+        fault = DirectoryError(words, _HINTS.get(code, ""))
+        raise Broken(fault) if code in _ELSEWHERE else fault
+
+    def search(
+        self,
+        base: str,
+        wanted: str,
+        attributes: Sequence[str],
+        timeout: float,
+        *,
+        scope: str = ldap3.SUBTREE,
+        controls: Sequence[Any] | None = None,
+        size_limit: int = 0,
+        **paged: Any,
+    ) -> list[dict[str, Any]]:
+        """One search; the messages that came (entries, references, intermediate responses).
+
+        Raises Broken when the connection is over (its fault a DirectoryTimeout when time was), DirectoryError for
+        any result but success: a partial result is never returned.
+        """
+        connection = self._connection
+        guard = Guard(max(0.001, timeout), self._end)
+        try:
+            with guard:
+                connection.socket.settimeout(timeout + 5)
+                connection.search(
+                    base,
+                    wanted,
+                    search_scope=scope,
+                    dereference_aliases=ldap3.DEREF_NEVER,
+                    attributes=list(attributes),
+                    size_limit=size_limit,
+                    controls=None if controls is None else list(controls),
+                    **paged,
+                )
+        except (LDAPInvalidFilterError, LDAPAttributeError, LDAPInvalidDnError, LDAPObjectClassError) as error:
+            raise DirectoryError(f"filter, base or attributes: {error}", f"check them: {wanted[:150]}") from None
+        except (LDAPExceptionError, OSError, ValueError, AttributeError, TypeError, IndexError) as error:
+            # ldap3 meets an end of file in the midst of a message with whatever its decoder raises
+            self.close()
+            raise Broken(_fault_of(error, self.url, expired=guard.expired)) from None
+        if guard.expired:
+            self.close()
+            raise Broken(_fault_of(TimeoutError(), self.url, expired=True))
+        self._judge(connection.result, "search")
+        return list(connection.response or ())
+
+    def entries(self, base: str, wanted: str, attributes: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All entries below `base`, page by page."""
+        cookie: bytes | None = None
+        while True:
+            found = self.search(
+                base, wanted, attributes, BULK, paged_size=PAGE, paged_criticality=True, paged_cookie=cookie
+            )
+            for message in found:
+                if message["type"] == "searchResEntry":
+                    yield message
+            control = (self._connection.result.get("controls") or {}).get(_PAGED)
+            cookie = control["value"]["cookie"] if control else None
+            if not cookie:
+                return
+
+    @property
+    def result(self) -> Any:
+        """The last search's result, controls included."""
+        return self._connection.result
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still be used."""
+        return self._connection is not None and not self._connection.closed
+
+    def close(self) -> None:
+        """Let go of the connection; never raises, never waits for an answer."""
+        held, self._connection = self._connection, None
+        if held is not None:
+            try:
+                held.strategy.close()  # without the unbind request, which a hung server would not read
+            except Exception:  # noqa: S110
+                pass
+
+
+def _server(options: LdapOptions, url: str, timeout: float) -> Any:
+    if url.startswith("ldapi:"):
+        return ldap3.Server(url, get_info=ldap3.NONE)
+    parts = urlsplit(url)
+    secure = parts.scheme == "ldaps"
+    if parts.scheme not in ("ldap", "ldaps") or not parts.hostname:
+        raise DirectoryError(f"{url} is no LDAP URL", "write ldap://HOST, ldaps://HOST or ldapi://%2Fpath")
+    tls = None
+    if secure or options.starttls:
+        if options.ca_file and not Path(options.ca_file).is_file():
+            raise DirectoryError(f"ca_file {options.ca_file} does not exist", "name a PEM file with the CA")
+        host = unquote(parts.hostname)
+        tls = ldap3.Tls(
+            validate=ssl.CERT_REQUIRED,
+            ca_certs_file=options.ca_file or None,
+            sni=None if ":" in host or host.replace(".", "").isdigit() else host,
+        )
+    return ldap3.Server(
+        parts.hostname,
+        port=parts.port or (636 if secure else 389),
+        use_ssl=secure,
+        tls=tls,
+        get_info=ldap3.NONE,
+        connect_timeout=max(0.05, timeout),
+    )
+
+
+def _password(options: LdapOptions) -> str:
+    """What bind_password_file holds. An empty one would be an anonymous bind that succeeds (RFC 4513 5.1.2)."""
+    if not options.bind_password_file:
+        raise DirectoryError("bind_dn without bind_password_file", "name the file that holds the password")
+    try:
+        password = Path(options.bind_password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise DirectoryError(f"{options.bind_password_file}: {why}", "let this user read the password file") from None
+    if not password:
+        raise DirectoryError(f"{options.bind_password_file} is empty", "write the password of bind_dn into it")
+    return password
+
+
+def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryError:
+    low = str(error).lower()
+    words = re.sub(r"\s+", " ", str(error))[:250]
+    if expired or isinstance(error, TimeoutError) or "timed out" in low or "timeout" in low:
+        return DirectoryTimeout(f"{url} did not answer in time", "is the server hung, or a firewall dropping packets?")
+    if "doesn't match" in low:
+        return DirectoryError(f"{url}: its certificate is not for this host", "write the certificate's name in url")
+    if "certificate" in low:
+        return DirectoryError(f"{url}: its certificate is not trusted: {words}", "set ca_file to the server's CA")
+    if "starttls" in low or "start_tls" in low or "startTLS" in words:
+        return DirectoryError(f"{url}: {words}", "the server offers no StartTLS: use ldaps://, or starttls = false")
+    if "ssl" in low:
+        return DirectoryError(f"{url}: {words}", "does the server speak TLS on this port?")
+    if "name or service" in low or "getaddrinfo" in low or "invalid server address" in low:
+        return DirectoryError(f"{url}: {words}", "check the host in url and this machine's resolver")
+    return DirectoryError(f"{url}: {words}", "is the server running, and reachable from here?")
