@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the index in a held snapshot: the workers' side. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transport.index import schema
+from transport.record import Kind, Row
+
+STAT_EVERY = 1.0
+"""Seconds between looks at the path: a deleted or replaced file would be read for ever otherwise."""
+
+_KINDS = (Kind.MAILBOX, Kind.ALIAS, Kind.GROUP)
+_HOT = "SELECT directory, kind, active, location, targets, NULL FROM recipient WHERE domain = ? AND local = ?"
+_HOT_ENTRY = "SELECT directory, kind, active, location, targets, entry FROM recipient WHERE domain = ? AND local = ?"
+_TARGETS = "SELECT address FROM target WHERE domain = ? AND local = ? AND directory = ? ORDER BY n"
+
+_Raw = tuple[int, int, int, str | None, int, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryState:
+    """What the index knows of one directory. Times are unix times; `current`: its rows count."""
+
+    name: str
+    rows: int
+    loaded_at: float | None
+    content_time: float | None
+    server: str
+    took: float
+    skipped: int
+    believable: bool
+    emptied_on_purpose: bool
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Changes that a guard holds back: `what` is "removed" or "moved", `first` up to 20 addresses, since unix time."""
+
+    directory: str
+    domain: str
+    what: str
+    count: int
+    first: tuple[str, ...]
+    since: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A listed address that a live query must find. entry: the directory's key, None where it has none."""
+
+    local: str
+    domain: str
+    entry: bytes | None = None
+
+
+class Reader:
+    """The index for answering. Never raises: what cannot be read is "not loaded", and `reason` says why.
+
+    state: the directory of `index.sqlite`. One thread uses one Reader.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / schema.FILE
+        self.reason = "not opened yet"
+        self.generation = -1
+        self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        self._sql = _HOT_ENTRY
+        self._fingerprints: Mapping[str, bytes] = {}
+        self._names: dict[int, str] = {}
+        self._loaded: frozenset[str] = frozenset()
+        self._domains: dict[str, int] = {}
+        self._last_domain = 0
+        self._single: dict[_Raw, tuple[Row, ...]] = {}
+        self._instance = ""
+        self._inode = (0, 0)
+        self._told: tuple[str, int] | None = None
+        self._stat_at = 0.0
+        self._open_at = 0.0
+
+    def use(self, fingerprints: Mapping[str, bytes], *, entries: bool = True) -> None:
+        """Take rows only of these directories, and only made under these fingerprints.
+
+        entries: fill in `Row.entry` (waves need it); without, a look-up costs less.
+        """
+        self._fingerprints = dict(fingerprints)
+        self._sql = _HOT_ENTRY if entries else _HOT
+        self._single.clear()
+        if self._connection is not None:
+            try:
+                self._read_directories()
+            except sqlite3.Error as error:
+                self._lose(str(error))
+
+    # --- the held snapshot
+
+    def renew(self) -> bool:
+        """Let go of the snapshot and take the present one: about 7 us. True when answers may differ from before."""
+        now = time.monotonic()
+        if now - self._stat_at >= STAT_EVERY and self._connection is not None:
+            self._stat_at = now
+            self._look_at_path()
+        if self._connection is None:
+            if now - self._open_at >= STAT_EVERY or not self._open_at:
+                self._open_at = now
+                self._open()
+        else:
+            try:
+                self._connection.execute("COMMIT")
+                self._connection.execute("BEGIN")
+                self._read_state()
+            except sqlite3.Error as error:
+                self._lose(str(error))
+        told = None if self._connection is None else (self._instance, self.generation)
+        changed = told != self._told
+        self._told = told
+        return changed
+
+    def _open(self) -> None:
+        try:
+            info = self.path.stat()
+        except OSError as error:
+            self.reason = f"{self.path}: {error.strerror}"
+            return
+        if info.st_size == 0:
+            self.reason = f"{self.path} is empty"
+            return
+        connection = None
+        try:
+            text = str(self.path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            connection = sqlite3.connect(
+                f"file:{text}?mode=ro", uri=True, isolation_level=None, timeout=0.2, check_same_thread=False
+            )
+            connection.execute("PRAGMA mmap_size = 0")
+            connection.execute("PRAGMA cache_size = -4096")
+            connection.execute("PRAGMA query_only = 1")
+            if found := schema.fault(connection):
+                connection.close()
+                self.reason = f"{self.path}: {found}"
+                return
+            connection.execute("BEGIN")
+            self._connection = connection
+            self._cursor = connection.cursor()
+            self._inode = (info.st_dev, info.st_ino)
+            self._instance = ""
+            self._read_state()
+            self.reason = ""
+        except (sqlite3.Error, OSError) as error:
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            self._lose(str(error))
+
+    def _read_state(self) -> None:
+        """Read generation and instance in this snapshot; when they changed, the names too."""
+        assert self._connection is not None
+        found = dict(
+            self._connection.execute("SELECT key, value FROM state WHERE key IN ('generation', 'instance')").fetchall()
+        )
+        if len(found) != 2:
+            raise sqlite3.DatabaseError("it has no state")
+        instance, generation = str(found["instance"]), int(found["generation"])
+        if instance == self._instance and generation == self.generation:
+            return
+        if instance != self._instance:
+            self._domains = {}
+            self._last_domain = 0
+            self._single.clear()
+        self._instance, self.generation = instance, generation
+        for number, name in self._connection.execute(
+            "SELECT id, name FROM domain WHERE id > ? ORDER BY id", (self._last_domain,)
+        ):
+            self._domains[name] = number
+            self._last_domain = number
+        self._read_directories()
+
+    def _read_directories(self) -> None:
+        assert self._connection is not None
+        names: dict[int, str] = {}
+        loaded = set()
+        for number, name, fingerprint, loaded_at, believable in self._connection.execute(
+            "SELECT id, name, fingerprint, loaded_at, believable FROM directory"
+        ):
+            if self._fingerprints.get(name) == fingerprint and loaded_at is not None:
+                names[number] = name
+                if believable:
+                    loaded.add(name)
+        if names != self._names:
+            self._single.clear()
+        self._names = names
+        self._loaded = frozenset(loaded)
+
+    def _look_at_path(self) -> None:
+        try:
+            info = self.path.stat()
+        except OSError:
+            self._lose("it was deleted")
+            return
+        if (info.st_dev, info.st_ino) != self._inode:
+            self._lose("another file was put in its place")
+            self._open_at = 0.0
+        elif info.st_size == 0:
+            self._lose("it was truncated")
+
+    def _lose(self, why: str) -> None:
+        """Not loaded from now on; the next renewal tries again."""
+        self.reason = f"{self.path} cannot be read: {why}"
+        connection, self._connection, self._cursor = self._connection, None, None
+        self._names = {}
+        self._loaded = frozenset()
+        self._domains = {}
+        self._last_domain = 0
+        self._single.clear()
+        self._instance = ""
+        self.generation = -1
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    # --- answers
+
+    def rows(self, domain: str, local: str) -> tuple[Row, ...]:
+        """What each directory lists under this address, in no particular order. The hot path."""
+        number = self._domains.get(domain)
+        if number is None:
+            return ()
+        try:
+            found: list[_Raw] = self._cursor.execute(self._sql, (number, local)).fetchall()  # type: ignore[union-attr]
+        except (sqlite3.Error, UnicodeError, AttributeError) as error:
+            return self._failed(error)
+        if not found:
+            return ()
+        if len(found) == 1:
+            known = self._single.get(found[0])
+            if known is not None:
+                return known
+        names = self._names
+        rows = tuple(
+            Row(names[number], _KINDS[kind], bool(active), location, targets, entry)
+            for number, kind, active, location, targets, entry in found
+            if number in names
+        )
+        # Rows are shared by all addresses in the same situation; with an entry they are one address's own.
+        if len(found) == 1 and found[0][5] is None and len(self._single) < 4096:
+            self._single[found[0]] = rows
+        return rows
+
+    def _failed(self, error: Exception) -> tuple[Row, ...]:
+        """A read failed: not loaded. A key that is no text (lone surrogates) is merely listed nowhere."""
+        if not isinstance(error, UnicodeError) and self._connection is not None:
+            self._lose(str(error))
+        return ()
+
+    def targets(self, domain: str, local: str, directory: str) -> tuple[str, ...]:
+        """What an alias or group expands to in one directory, in its order. () when the index was lost meanwhile."""
+        number = self._domains.get(domain)
+        which = next((n for n, name in self._names.items() if name == directory), None)
+        if number is None or which is None or self._cursor is None:
+            return ()
+        try:
+            return tuple(row[0] for row in self._cursor.execute(_TARGETS, (number, local, which)).fetchall())
+        except (sqlite3.Error, UnicodeError) as error:
+            self._failed(error)
+            return ()
+
+    def loaded(self, directory: str) -> bool:
+        """Whether this directory's rows are all here, under the fingerprint in use, and an absence means something."""
+        return directory in self._loaded
+
+    def addresses_of_entry(self, directory: str, entry: int) -> tuple[tuple[str, str], ...]:
+        """(local, domain) of every address of one entry (`Row.entry`) of a directory."""
+        which = next((n for n, name in self._names.items() if name == directory), None)
+        found = self._all(
+            "SELECT r.local, d.name FROM recipient r JOIN domain d ON d.id = r.domain"
+            " WHERE r.directory = ? AND r.entry = ?",
+            (which, entry),
+        )
+        return tuple((str(local), str(domain)) for local, domain in found)
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each directory whose rows count."""
+        return {state.name: state.rows for state in self.directories() if state.current}
+
+    def directories(self) -> tuple[DirectoryState, ...]:
+        """All directories the index has heard of, also those whose rows do not count now."""
+        current = set(self._names.values())
+        return tuple(
+            DirectoryState(
+                str(name),
+                int(rows),
+                loaded_at,
+                content,
+                str(server),
+                float(took),
+                int(skipped),
+                bool(believable),
+                bool(emptied),
+                name in current,
+            )
+            for name, rows, loaded_at, content, server, took, skipped, believable, emptied in self._all(
+                "SELECT name, rows, loaded_at, content_time, server, took, skipped, believable, emptied_on_purpose"
+                " FROM directory ORDER BY name"
+            )
+        )
+
+    def held(self) -> tuple[Held, ...]:
+        """Changes held back by a guard, for `status`."""
+        return tuple(
+            Held(str(name), str(domain), str(what), int(count), tuple(str(first).split()), float(since), str(why))
+            for name, domain, what, count, first, since, why in self._all(
+                "SELECT n.name, coalesce(d.name, ''), h.what, h.count, h.first, h.since, h.why FROM held h"
+                " JOIN directory n ON n.id = h.directory LEFT JOIN domain d ON d.id = h.domain"
+                " ORDER BY n.name, d.name, h.what"
+            )
+        )
+
+    def skipped(self, directory: str) -> tuple[tuple[str, str], ...]:
+        """(what, why) of the first 1,000 listed things that are not used."""
+        return tuple(
+            (str(what), str(why))
+            for what, why in self._all(
+                "SELECT s.what, s.why FROM skipped s JOIN directory n ON n.id = s.directory WHERE n.name = ?",
+                (directory,),
+            )
+        )
+
+    def canaries(self, directory: str, domain: str = "") -> tuple[Canary, ...]:
+        """Canaries of a directory: of this domain, or (without one) a few of any domain."""
+        return tuple(
+            Canary(str(local), str(name), entry)
+            for local, name, entry in self._all(
+                "SELECT c.local, d.name, c.entry FROM canary c JOIN directory n ON n.id = c.directory"
+                " JOIN domain d ON d.id = c.domain WHERE n.name = ?1 AND (?2 = '' OR d.name = ?2) LIMIT 10",
+                (directory, domain),
+            )
+        )
+
+    def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[Any]:
+        if self._cursor is None:
+            return []
+        try:
+            return self._cursor.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeError) as error:
+            self._failed(error)
+            return []
+
+    def close(self) -> None:
+        """Let go of the file. Never raises."""
+        self._lose("closed")

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index's only writer: creates, checks, repairs and changes `index.sqlite`. Only the keeper opens it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from transport.index import schema
+
+CHECKPOINT_AT = 32 * 1024 * 1024
+"""Bytes of write-ahead log beyond which it is written back: readers' held snapshots keep it from restarting."""
+
+CHECKPOINT_WAIT_MS = 500
+WRITE_WAIT_S = 30.0
+
+
+class IndexFault(Exception):  # noqa: N818  a fault is what the log calls it
+    """The index could not be read or written; what was there before still holds. `hint` says what to do."""
+
+    def __init__(self, what: str, hint: str = "", *, broken: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.broken = broken
+        """True when the file itself is damaged: `Writer.recover` makes a new one."""
+
+
+class IndexBusy(IndexFault):
+    """Another process writes this index."""
+
+
+def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
+    """An SQLite error in an administrator's words."""
+    text = str(error)
+    if "full" in text or "disk I/O" in text:
+        return IndexFault(
+            f"cannot write {path}: {text}",
+            "make room on its disk; until then the index keeps its last good state",
+        )
+    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+        return IndexFault(f"{path} is locked by another process", "end whatever else has it open for writing")
+    if "readonly" in text or "unable to open" in text:
+        return IndexFault(f"cannot write {path}: {text}", "check the owner and mode of the state directory")
+    return IndexFault(f"{path} is damaged: {text}", "it is rebuilt from the directories", broken=True)
+
+
+class Writer:
+    """The open index. Threads share it: each takes its own connection, and changes one at a time.
+
+    state: the directory of `index.sqlite`. `said` is what had to be done at the opening, one line, or "".
+    Raises IndexBusy when another process writes it, IndexFault when it can be neither opened nor made.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / schema.FILE
+        self.said = ""
+        self._lock = threading.RLock()
+        self._owner = self._own(state / "index.lock")
+        self._domains: dict[str, int] = {}
+        self._inode = (0, 0)
+        self._instance = ""
+        self._connection: sqlite3.Connection
+        self.digests: dict[str, tuple[str, bytes, int, int]] = {}
+        """Directory name -> (instance, fingerprint, hash, count) of its last listing, when it was taken whole: the
+        same again changes nothing. Whoever changes its rows otherwise removes this."""
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._owner)
+            raise
+
+    @staticmethod
+    def _own(path: Path) -> int:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise IndexFault(
+                f"cannot open {path}: {error.strerror}", "check daemon.state, its owner and mode"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise IndexBusy(
+                    f"{path.parent} belongs to another running splitmx", "give each its own daemon.state"
+                ) from None
+            raise IndexFault(f"cannot lock {path}: {error.strerror}", "") from None
+        return handle
+
+    # --- opening, checking, rebuilding
+
+    def _open(self) -> None:
+        reason = self._fault_of_file()
+        if reason:
+            self._set_aside()
+            self.said = f"{self.path} is rebuilt from the directories: {reason}"
+        elif reason is None:
+            self._remove_logs()
+            self.said = f"{self.path} is new: nothing is loaded yet"
+        try:
+            self._connection = self.connect()
+            if reason != "":
+                self._create(self._connection)
+            self._remember()
+        except sqlite3.Error as error:
+            raise fault_of(error, self.path) from error
+
+    def _fault_of_file(self) -> str | None:
+        """Why the file cannot be used; "" when it can; None when there is none."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise IndexFault(f"cannot read {self.path}: {error.strerror}", "check daemon.state") from None
+        if not self.path.is_file():
+            return "it is no file"
+        if size == 0:
+            return "it was empty"
+        try:
+            connection = sqlite3.connect(f"file:{_quoted(self.path)}?mode=rw", uri=True, isolation_level=None)
+            try:
+                connection.execute("PRAGMA mmap_size = 0")
+                found = schema.fault(connection)
+                if not found:
+                    answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                    found = "" if answer == "ok" else f"damaged: {str(answer).splitlines()[0]}"
+                return found
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            if "readonly" in str(error) or "unable to open" in str(error) or "locked" in str(error):
+                raise fault_of(error, self.path) from error
+            return f"damaged: {error}"
+
+    def _set_aside(self) -> None:
+        """Keep one broken file for whoever wants to look; its log must never be read into the new one."""
+        aside = self.path.with_name(schema.FILE + ".broken")
+        try:
+            self.path.replace(aside)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self._remove_logs()
+
+    def _remove_logs(self) -> None:
+        for end in ("-wal", "-shm", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                self.path.with_name(schema.FILE + end).unlink()
+
+    @staticmethod
+    def _create(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in schema.DDL.split(";"):
+            if statement.strip():
+                connection.execute(statement)
+        # The first generation differs from one rebuild to the next, so that no worker takes a new file for the old.
+        connection.executemany(
+            "INSERT INTO state VALUES (?, ?)",
+            [("generation", 1), ("instance", secrets.token_hex(8)), ("settings", b"")],
+        )
+        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+        connection.execute("COMMIT")
+
+    def _remember(self) -> None:
+        info = self.path.stat()
+        self._inode = (info.st_dev, info.st_ino)
+        rows = dict(self._connection.execute("SELECT key, value FROM state"))
+        self._instance = str(rows["instance"])
+        self._domains = {name: number for number, name in self._connection.execute("SELECT id, name FROM domain")}
+        self.digests.clear()
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection of the caller's own, for one thread at a time. Raises sqlite3.Error."""
+        connection = sqlite3.connect(
+            f"file:{_quoted(self.path)}?mode=rwc",
+            uri=True,
+            isolation_level=None,
+            timeout=WRITE_WAIT_S,
+            check_same_thread=False,
+        )
+        if not connection.execute("PRAGMA application_id").fetchone()[0]:
+            connection.execute(f"PRAGMA page_size = {schema.PAGE}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA mmap_size = 0")
+        # We say ourselves when the log is written back: a commit must not wait for it.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def check(self, *, deep: bool = False) -> str:
+        """Why the file can no longer be used (gone, replaced, damaged), or "". deep: SQLite's own quick_check."""
+        try:
+            info = self.path.stat()
+        except OSError:
+            return "it was deleted"
+        if (info.st_dev, info.st_ino) != self._inode:
+            return "another file was put in its place"
+        if info.st_size == 0:
+            return "it was truncated"
+        with self._lock:
+            try:
+                row = self._connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
+                if row is None or row[0] != self._instance:
+                    return "it was overwritten"
+                if deep:
+                    # A fresh connection: this one might answer out of its page cache.
+                    with contextlib.closing(self.connect()) as fresh:
+                        if found := schema.fault(fresh):
+                            return found
+                        answer = fresh.execute("PRAGMA quick_check(1)").fetchone()[0]
+                        if answer != "ok":
+                            return f"damaged: {str(answer).splitlines()[0]}"
+            except sqlite3.DatabaseError as error:
+                if "locked" in str(error):
+                    return ""
+                return f"damaged: {error}"
+        return ""
+
+    def recover(self, reason: str) -> None:
+        """Make a new, empty index in place of a broken one. Raises IndexFault."""
+        with self._lock:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            if self.path.exists():
+                self._set_aside()
+            self._remove_logs()
+            try:
+                self._connection = self.connect()
+                self._create(self._connection)
+                self._remember()
+            except sqlite3.Error as error:
+                raise fault_of(error, self.path) from error
+            self.said = f"{self.path} is rebuilt from the directories: {reason}"
+
+    # --- changing
+
+    @contextlib.contextmanager
+    def change(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction, alone among our threads; rolled back whole on any error. Raises IndexFault."""
+        with self._lock:
+            at = connection if connection is not None else self._connection
+            try:
+                at.execute("BEGIN IMMEDIATE")
+                try:
+                    yield at
+                    if at.in_transaction:
+                        at.execute("COMMIT")
+                except BaseException:
+                    if at.in_transaction:
+                        with contextlib.suppress(sqlite3.Error):
+                            at.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise fault_of(error, self.path) from error
+
+    @staticmethod
+    def bump(connection: sqlite3.Connection) -> int:
+        """Count a new generation inside a transaction: some answer may differ from now on."""
+        row = connection.execute(
+            "UPDATE state SET value = value + 1 WHERE key = 'generation' RETURNING value"
+        ).fetchone()
+        return int(row[0])
+
+    def new_generation(self) -> int:
+        """A new generation without a change of rows: a wave's moment has come, a held set was let go."""
+        with self.change() as connection:
+            return self.bump(connection)
+
+    def settings(self, digest: bytes, names: Iterable[str] = ()) -> bool:
+        """Note the configuration's digest; a new one is a new generation. True when it was new.
+
+        names: the directories there are now; rows of any other one are removed.
+        """
+        with self.change() as connection:
+            old = connection.execute("SELECT value FROM state WHERE key = 'settings'").fetchone()
+            kept = set(names)
+            if kept:
+                for number, name in connection.execute("SELECT id, name FROM directory").fetchall():
+                    if name not in kept:
+                        self.digests.pop(name, None)
+                        forget(connection, number)
+                        connection.execute("DELETE FROM directory WHERE id = ?", (number,))
+            if old is not None and old[0] == digest:
+                return False
+            connection.execute("INSERT OR REPLACE INTO state VALUES ('settings', ?)", (digest,))
+            self.bump(connection)
+            return True
+
+    def domain_ids(self, names: Iterable[str]) -> Mapping[str, int]:
+        """Numbers of domains, given to those that have none yet. The mapping is shared: do not change it."""
+        missing = [name for name in names if name not in self._domains]
+        if missing:
+            with self.change() as connection:
+                added = {}
+                for name in missing:
+                    connection.execute("INSERT OR IGNORE INTO domain (name) VALUES (?)", (name,))
+                    row = connection.execute("SELECT id FROM domain WHERE name = ?", (name,)).fetchone()
+                    added[name] = int(row[0])
+            self._domains.update(added)
+        return self._domains
+
+    @property
+    def instance(self) -> str:
+        """Names this very file: another one after each rebuild."""
+        return self._instance
+
+    def generation(self) -> int:
+        """The generation as last committed. Raises IndexFault."""
+        with self._lock:
+            try:
+                row = self._connection.execute("SELECT value FROM state WHERE key = 'generation'").fetchone()
+            except sqlite3.Error as error:
+                raise fault_of(error, self.path) from error
+            return int(row[0])
+
+    def wal_size(self) -> int:
+        """Bytes of write-ahead log."""
+        try:
+            return self.path.with_name(schema.FILE + "-wal").stat().st_size
+        except OSError:
+            return 0
+
+    def checkpoint(self, *, always: bool = False) -> bool:
+        """Write the log back when it has grown past 32 MB (or always). False: readers were in the way, again later."""
+        if not always and self.wal_size() < CHECKPOINT_AT:
+            return True
+        with self._lock:
+            try:
+                self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
+                try:
+                    row = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    self._connection.execute(f"PRAGMA busy_timeout = {int(WRITE_WAIT_S * 1000)}")
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error) or "busy" in str(error):
+                    return False
+                raise fault_of(error, self.path) from error
+            except sqlite3.Error as error:
+                raise fault_of(error, self.path) from error
+            return not row[0]
+
+    def close(self) -> None:
+        """Write back, close, give up the ownership. Never raises."""
+        with self._lock:
+            with contextlib.suppress(IndexFault):
+                self.checkpoint(always=True)
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            with contextlib.suppress(OSError):
+                os.close(self._owner)
+            self._owner = -1
+
+
+def forget(connection: sqlite3.Connection, directory: int) -> None:
+    """Remove all that is known of a directory but its own row, inside a transaction."""
+    for table in ("recipient", "target", "entry", "canary", "held", "skipped"):
+        connection.execute(f"DELETE FROM {table} WHERE directory = ?", (directory,))  # noqa: S608  fixed names
+
+
+def _quoted(path: Path) -> str:
+    """A path inside an SQLite `file:` URI (sqlite.org/uri.html)."""
+    text = str(path.absolute())
+    return text.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The full sync of one directory: everything it lists against everything the index has of it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from transport.config.settings import Directory, Settings
+from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
+from transport.index.writer import IndexFault, Writer, fault_of
+from transport.sync import write
+from transport.sync.guards import Case, judge
+from transport.sync.report import SyncReport
+from transport.sync.stage import Stage
+
+
+def compare(
+    writer: Writer,
+    directory: Directory,
+    source: Source,
+    settings: Settings,
+    *,
+    accept: Sequence[str] | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    now: float | None = None,
+) -> SyncReport:
+    """List the whole directory and bring the index to it: only differences are written, in one transaction.
+
+    accept: None, or directories and domains whose held changes a human takes; empty: all of this directory.
+    dry_run: find and judge everything, write nothing. progress: called with the number of records read so far.
+    Never raises for a fault of the directory or of the index: the report says it, and the old state stays.
+    """
+    began = time.monotonic()
+    report = SyncReport(directory.name, dry_run=dry_run)
+    try:
+        connection = writer.connect()
+    except sqlite3.Error as error:
+        _failed(report, fault_of(error, writer.path))
+        return report
+    stage: Stage | None = None
+    try:
+        stage = Stage(connection, writer)
+        listing = source.list()
+        known = writer.digests.get(directory.name) if accept is None and not dry_run else None
+        stage.read(listing.records, spool=known is not None, progress=progress)
+        report.listing = time.monotonic() - began
+        report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
+        seen = (writer.instance, directory.fingerprint, stage.digest, stage.count)
+        moment = time.time() if now is None else now
+        if known != seen:
+            writer.digests.pop(directory.name, None)
+            names = {number: name for name, number in writer.domain_ids(()).items()}
+            addresses = stage.sort(listing.skipped, names.__getitem__)
+            with writer.change(connection):
+                _settle(writer, directory, settings, stage, addresses, listing, report, accept, names, moment)
+        else:
+            with writer.change(connection):
+                _same(connection, directory, listing, report, moment)
+        report.skipped = listing.skipped.count
+        if report.good and not dry_run and not report.held and report.believable:
+            writer.digests[directory.name] = seen
+        if report.generation is not None or report.first_load:
+            writer.checkpoint(always=report.first_load)
+    except DirectoryError as error:
+        report.error, report.hint = error.what, error.hint
+        report.timeout = isinstance(error, DirectoryTimeout)
+    except IndexFault as error:
+        _failed(report, error)
+    except sqlite3.Error as error:
+        _failed(report, fault_of(error, writer.path))
+    except OSError as error:
+        report.error = f"cannot put the listing by in {writer.path.parent}: {error.strerror or error}"
+        report.hint = "make room on its disk"
+    finally:
+        if stage is not None:
+            stage.close()
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+        report.duration = time.monotonic() - began
+    return report
+
+
+def _failed(report: SyncReport, fault: IndexFault) -> None:
+    report.error, report.hint, report.broken = fault.what, fault.hint, fault.broken
+    report.generation = None
+    report.believable = False
+
+
+def _same(
+    connection: sqlite3.Connection, directory: Directory, listing: Listing, report: SyncReport, now: float
+) -> None:
+    """It lists exactly what it listed last time, and all of that was taken."""
+    number, rows, _ = write.row_of(connection, directory.name, directory.fingerprint)
+    report.rows = report.unchanged = rows
+    emptied = bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
+    report.believable = rows > 0 or emptied or directory.may_be_empty
+    write.note_skipped(connection, number, listing.skipped)
+    write.note_directory(connection, number, directory, listing, report, emptied, now)
+
+
+def _settle(
+    writer: Writer,
+    directory: Directory,
+    settings: Settings,
+    stage: Stage,
+    addresses: int,
+    listing: Listing,
+    report: SyncReport,
+    accept: Sequence[str] | None,
+    names: Mapping[int, str],
+    now: float,
+) -> None:
+    """Everything after a listing that is not known already, inside one write transaction."""
+    connection = stage.connection
+    number, rows, report.first_load = write.row_of(connection, directory.name, directory.fingerprint)
+    accepted = accept is not None and (not accept or directory.name in accept)
+    if report.first_load:
+        changed = _first_load(connection, number, rows, directory, addresses, report, accepted)
+        emptied = accepted and not addresses
+        if not report.believable:
+            if report.dry_run:
+                connection.execute("ROLLBACK")
+            return
+    else:
+        write.find_differences(connection, number, rows, addresses)
+        case = Case(connection, number, directory, settings, rows, now, names.__getitem__, accept)
+        judge(case)
+        changed = write.settle(connection, case, report, canaries_from="staged")
+        emptied = case.emptied or (write.was_emptied(connection, number) and not report.rows)
+        report.believable = (report.rows > 0 or emptied or directory.may_be_empty) and not case.lost
+        if case.lost and not report.dry_run:
+            return  # nothing of this reading is believed: neither its time nor its server
+    if report.dry_run:
+        connection.execute("ROLLBACK")
+        return
+    write.note_skipped(connection, number, listing.skipped)
+    if write.note_directory(connection, number, directory, listing, report, emptied, now) or changed:
+        report.generation = writer.bump(connection)
+
+
+def _first_load(
+    connection: sqlite3.Connection,
+    number: int,
+    rows: int,
+    directory: Directory,
+    addresses: int,
+    report: SyncReport,
+    accepted: bool,
+) -> bool:
+    """Nothing is known under this fingerprint, so there is nothing to compare with: everything is taken.
+
+    An empty directory is not: neither its absence nor that of its people means anything yet.
+    """
+    if not addresses and not (directory.may_be_empty or accepted):
+        report.why = (
+            'it lists nobody: its "no" is not believed until it does; if it is to be empty: may_be_empty = true,'
+            f" or sync --accept {directory.name}"
+        )
+        return False
+    report.added = report.rows = addresses
+    report.believable = True
+    report.first = {"added": tuple(write.staged_examples(connection))}
+    if not report.dry_run:
+        write.load_all(connection, number)
+        write.choose_canaries(connection, number, None, "staged")
+    return True
