@@ -82,7 +82,7 @@ def _become(name: str, state: Path) -> None:
     if entry.pw_uid == 0:
         return
     if not state.exists():
-        state.mkdir(mode=0o750, parents=True)
+        state.mkdir(mode=0o711, parents=True)
         os.chown(state, entry.pw_uid, entry.pw_gid)
     os.initgroups(name, entry.pw_gid)
     os.setgid(entry.pw_gid)

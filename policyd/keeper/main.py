@@ -1,30 +1,584 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper's life (skeleton)."""
+"""The keeper's life: everything slow. One event loop, bounded threads, the index's only writer.
+
+Workers serve on from the index while it is down; ages of directories then run out by themselves.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from policyd.link import LoopChannel, Message
+from policyd import log
+from policyd.keeper import changes
+from policyd.keeper.control import Control
+from policyd.keeper.crowd import Crowd, WorkerLink
+from policyd.keeper.loops import Loops
+from policyd.keeper.observe import Observations
+from policyd.keeper.peers import Peers
+from policyd.keeper.queue import LiveQueue
+from policyd.keeper.static import Static
+from policyd.keeper.status import status
+from policyd.keeper.syncing import Syncing
+from policyd.link import Age, Live, LoopChannel, Message
 from policyd.sockets import Open
+from policyd.worker import listen
+from policyd.worker.knowledge import LiveKnowledge, Triple
+from transport.answerer import Answerer
 from transport.config.settings import Settings
+from transport.index.reader import Reader
+from transport.index.writer import IndexFault, Writer
+from transport.sync import SyncReport
+
+_BEAT = 0.5
+_AGAIN = 5.0  # seconds until a broken index is tried again
+_CHECK = 5.0  # seconds between two looks at the index file
+_DEEP = 600.0  # seconds between two of SQLite's own checks
+_CANARIES = 6  # for one query; it takes two, and more only when these are missing
+_EXIT_HOPELESS = 71
 
 
-def run(settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]) -> None:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
+class Keeper:
+    """All that the keeper process holds."""
 
-    def message(channel: LoopChannel, m: Message) -> None:
-        if m[0] == "stop":
-            os._exit(0)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        text: str,
+        listeners: list[Open],
+        up: socket.socket,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.listeners = listeners
+        self.started = self.loaded_at = time.time()
+        self.refused: tuple[str, ...] = ()
+        state = settings.daemon.state
+        self.reader = Reader(state)
+        self.writer: Writer | None = None
+        self.index_error = "not opened yet"
+        self.queues: dict[str, LiveQueue] = {}
+        self.syncs: dict[str, Syncing] = {}
+        self.knowledge = LiveKnowledge(settings, state)
+        self.answerer = Answerer(settings, self.knowledge)
+        self.loops = Loops(state)
+        self.observations = Observations(state)
+        self.peers = Peers(state)
+        self.crowd = Crowd(loop, self._from_worker)
+        self.static = Static(settings, state)
+        self.networks = listen.networks(settings.daemon.allow)
+        self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
+        self._canaries: dict[tuple[str, str], list[tuple[str, str, bytes | None]]] = {}
+        self._reloads: list[asyncio.Future[tuple[str, ...]]] = []
+        self._moment: asyncio.TimerHandle | None = None
+        self._deep_at = time.monotonic()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.stopped = asyncio.Event()
+        changes.record(settings, text, "start")
+        self._use(settings)
 
-    sup = LoopChannel(loop, up, message, lambda _: os._exit(0))
+    # --- life -------------------------------------------------------------------------------------------------
 
-    def beat() -> None:
-        loop.call_later(0.5, beat)
-        sup.send(("beat",))
+    def begin(self) -> None:
+        """Start every task."""
+        self._beat()
+        self._second()
+        for one in self.listeners:
+            if one.role == "control":
+                self._task(Control(self, one).serve())
+            elif one.role == "metrics":
+                from policyd.keeper.metrics import MetricsServer
 
-    beat()
-    loop.run_forever()
+                self._task(MetricsServer(self, one).serve())
+        self._task(self._keep_index())
+        self._task(self._keep_peers())
+        self.static.changed()
+        self.supervisor.send(("ready",))
+
+    def _task(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _beat(self) -> None:
+        self.loop.call_later(_BEAT, self._beat)
+        self.supervisor.send(("beat",))
+
+    def _second(self) -> None:
+        self.loop.call_later(1.0, self._second)
+        try:
+            for queue in self.queues.values():
+                if not queue.look_after():
+                    self.hopeless(f"all threads that ask directory {queue.directory.name} hang")
+            self.reader.renew()
+            self.loops.save()
+            self.tell_ages()
+        except Exception as error:
+            log.limited(log.ERROR, "keeper second", "fault in the keeper's timer", error)
+
+    def hopeless(self, why: str) -> None:
+        """Threads cannot be killed, processes can: end, and be started again."""
+        log.say(log.ERROR, "keeper ends and is started again; workers serve from the index", why=why)
+        os._exit(_EXIT_HOPELESS)
+
+    async def stop(self) -> None:
+        """Write down what is only in memory, give the index up."""
+        self.loops.save()
+        for sync in self.syncs.values():
+            sync.close()
+        if self.writer is not None:
+            self.writer.close()
+        self.stopped.set()
+
+    # --- settings ---------------------------------------------------------------------------------------------
+
+    def _use(self, settings: Settings) -> None:
+        """Bring queues and readings in line with the configuration; what did not change goes on."""
+        old, self.settings = self.settings, settings
+        self.networks = listen.networks(settings.daemon.allow)
+        self.reader.use({name: one.fingerprint for name, one in settings.directories.items()})
+        self.knowledge.configure(settings)
+        self.answerer = Answerer(settings, self.knowledge)
+        self._canaries.clear()
+        self.peers.use(settings)
+        self.static.settings = settings
+        for name, directory in settings.directories.items():
+            queue = self.queues.get(name)
+            if queue is not None and queue.directory == directory:
+                continue
+            if queue is not None:
+                queue.close()
+            self.queues[name] = LiveQueue(
+                self.loop, directory, self.canaries, self.tell_ages, partial(self._foreign, name)
+            )
+        for name in self.queues.keys() - settings.directories.keys():
+            self.queues.pop(name).close()
+        self._use_syncs(old)
+        self._schedule_moment()
+
+    def _use_syncs(self, old: Settings) -> None:
+        """Readings, once the index can be written."""
+        if self.writer is None:
+            return
+        for name, directory in self.settings.directories.items():
+            sync = self.syncs.get(name)
+            if sync is not None and sync.directory == directory and sync.writer is self.writer:
+                sync.settings = self.settings
+                if old.digest != self.settings.digest:
+                    sync.soon()  # guards and domains may have changed
+                continue
+            if sync is not None:
+                sync.close()
+            self.syncs[name] = Syncing(self.writer, directory, self.settings, self._after, self.hopeless)
+        for name in self.syncs.keys() - self.settings.directories.keys():
+            self.syncs.pop(name).close()
+
+    async def _swap(self, settings: Settings, text: str) -> None:
+        """New settings from the supervisor; the workers have them already."""
+        changes.record(settings, text, "reload")
+        self.refused = ()
+        self.loaded_at = time.time()
+        self._use(settings)
+        await self._note_settings()
+        self.reader.renew()
+        self.tell_ages()
+        self.tell_peers()
+        self.static.changed()
+        self._reloaded(())
+
+    async def _note_settings(self) -> None:
+        if self.writer is None:
+            return
+        writer, settings = self.writer, self.settings
+        try:
+            await asyncio.to_thread(writer.settings, settings.digest, list(settings.directories))
+        except IndexFault as fault:
+            self._index_fault(fault)
+
+    async def reload(self) -> tuple[str, ...]:
+        """Ask the supervisor for a reload; its errors, () when it was taken."""
+        future: asyncio.Future[tuple[str, ...]] = self.loop.create_future()
+        self._reloads.append(future)
+        self.supervisor.send(("reload",))
+        try:
+            return await asyncio.wait_for(future, 40)
+        except TimeoutError:
+            return ("the supervisor does not answer",)
+
+    def _reloaded(self, errors: tuple[str, ...]) -> None:
+        waiting, self._reloads = self._reloads, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(errors)
+
+    def _schedule_moment(self) -> None:
+        """A wave's moment, the end of a dual delivery: answers change by themselves, so a new generation begins."""
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+        now = time.time()
+        moments = [wave.at for wave in self.settings.waves]
+        moments += [one.delivery_until for one in self.settings.domains.values() if one.delivery_until is not None]
+        ahead = [moment for moment in moments if moment > now]
+        if ahead:
+            self._moment = self.loop.call_later(
+                min(600.0, max(0.05, min(ahead) - now + 0.05)), self._at_moment, min(ahead)
+            )
+
+    def _at_moment(self, moment: float) -> None:
+        self._schedule_moment()
+        if time.time() >= moment:
+            log.say(log.INFO, "a moment of the configuration has come", moment=int(moment))
+            self._task(self._new_generation())
+
+    async def _new_generation(self) -> None:
+        if self.writer is not None:
+            try:
+                await asyncio.to_thread(self.writer.new_generation)
+            except IndexFault as fault:
+                self._index_fault(fault)
+        self.crowd.send(("nudge",))
+        self.static.changed()
+
+    # --- the index --------------------------------------------------------------------------------------------
+
+    async def _keep_index(self) -> None:
+        """Open the index, watch over its file, write its log back; never gives up."""
+        while True:
+            try:
+                if self.writer is None:
+                    await self._open_index()
+                else:
+                    await asyncio.to_thread(self._look_at_index, self.writer)
+            except IndexFault as fault:
+                self._index_fault(fault)
+            except Exception as error:
+                log.limited(log.ERROR, "index", "fault in keeping the index", error)
+            await asyncio.sleep(_CHECK if self.writer is not None else _AGAIN)
+
+    async def _open_index(self) -> None:
+        state = self.settings.daemon.state
+        writer = await asyncio.to_thread(Writer, state)
+        self.index_error = ""
+        try:
+            writer.path.chmod(0o600)
+        except OSError:
+            pass
+        if writer.said:
+            log.say(log.WARNING, "index", said=writer.said)
+        self.writer = writer
+        await self._note_settings()
+        self.reader.renew()
+        self._use_syncs(self.settings)
+        self.crowd.send(("nudge",))
+
+    def _look_at_index(self, writer: Writer) -> None:
+        """In a thread: gone, replaced, damaged? Then a new one, loaded from the directories."""
+        now = time.monotonic()
+        deep = now - self._deep_at > _DEEP
+        if deep:
+            self._deep_at = now
+        reason = writer.check(deep=deep)
+        if not reason:
+            writer.checkpoint()
+            return
+        writer.recover(reason)
+        self.loop.call_soon_threadsafe(self._recovered, writer)
+
+    def _recovered(self, writer: Writer) -> None:
+        log.say(log.ERROR, "index was broken", said=writer.said)
+        try:
+            writer.path.chmod(0o600)
+        except OSError:
+            pass
+        self._canaries.clear()
+        for sync in self.syncs.values():
+            sync.read_at = None
+            sync.soon()
+        self._task(self._note_settings())
+        self.tell_ages()
+
+    def _index_fault(self, fault: IndexFault) -> None:
+        self.index_error = fault.what
+        log.limited(log.ERROR, f"index {fault.what}", "index cannot be written", error=fault.what, hint=fault.hint)
+
+    def index_bytes(self) -> int:
+        """Size of the index with its log."""
+        size = 0
+        for end in ("", "-wal"):
+            try:
+                size += (self.settings.daemon.state / f"index.sqlite{end}").stat().st_size
+            except OSError:
+                pass
+        return size
+
+    # --- readings and ages ------------------------------------------------------------------------------------
+
+    def _after(self, sync: Syncing, report: SyncReport) -> None:
+        """A reading ended."""
+        name = sync.directory.name
+        queue = self.queues.get(name)
+        if report.good:
+            for key in [key for key in self._canaries if key[0] == name]:
+                del self._canaries[key]
+            if queue is not None:
+                queue.server, queue.read_at = sync.server, sync.read_at
+            if report.generation is not None or report.first_load:
+                log.say(log.INFO, "synced", report=report.line())
+            else:
+                log.say(log.DEBUG, "synced", report=report.line())
+            if report.held:
+                log.limited(log.WARNING, f"held {name}", "changes are held back: splitmx sync --dry-run shows them, "
+                            "--accept takes them", directory=name, held=report.held,
+                            why="; ".join(sorted({one.why for one in report.held_changes}))[:300])  # fmt: skip
+        else:
+            log.limited(log.WARNING, f"sync {name}", "directory was not read", directory=name, error=report.error,
+                        hint=report.hint)  # fmt: skip
+            if report.broken and self.writer is not None:
+                self._task(self._recover(self.writer, report.error))
+        self.reader.renew()
+        self.tell_ages()
+        if report.generation is not None or report.first_load:
+            self.static.changed()
+
+    async def _recover(self, writer: Writer, reason: str) -> None:
+        try:
+            await asyncio.to_thread(writer.recover, reason)
+            self._recovered(writer)
+        except IndexFault as fault:
+            self._index_fault(fault)
+
+    def ages(self) -> dict[str, Age]:
+        """How old each directory is, and whether its "no" can be had."""
+        found = {}
+        for name, queue in self.queues.items():
+            sync = self.syncs.get(name)
+            found[name] = Age(
+                None if sync is None else sync.read_at,
+                None if sync is None else sync.content_time,
+                queue.circuit.open,
+            )
+        return found
+
+    def tell_ages(self) -> None:
+        """To every worker, and to our own knowledge."""
+        ages = self.ages()
+        self.knowledge.ages = ages
+        self.crowd.ages(ages)
+
+    def _foreign(self, name: str) -> None:
+        sync = self.syncs.get(name)
+        if sync is not None:
+            sync.soon()
+
+    def canaries(self, name: str, domains: set[str]) -> Sequence[tuple[str, str]]:
+        """Listed addresses that a live query of these domains must find, different entries first."""
+        directory = self.settings.directories.get(name)
+        found: dict[tuple[str, str], None] = {}
+        seen: set[bytes] = set()
+        later: list[tuple[str, str]] = []
+        for domain in (*sorted(domains)[:_CANARIES], ""):
+            known = self._canaries.get((name, domain))
+            if known is None:
+                known = [(one.local, one.domain, one.entry) for one in self.reader.canaries(name, domain)]
+                self._canaries[name, domain] = known
+            for local, of, entry in known:
+                if entry is not None and entry in seen:
+                    later.append((local, of))
+                    continue
+                if entry is not None:
+                    seen.add(entry)
+                found[local, of] = None
+            if len(found) >= _CANARIES:
+                break
+        for text in directory.canary if directory is not None else ():
+            local, _, domain = text.rpartition("@")
+            later.append((local, domain))
+        return list(dict.fromkeys([*found, *later]))[:_CANARIES]
+
+    # --- peers ------------------------------------------------------------------------------------------------
+
+    async def _keep_peers(self) -> None:
+        while True:
+            names = self.peers.due()
+            if names:
+                found = await asyncio.to_thread(self.peers.refresh, names)
+                if self.peers.take(found):
+                    self.static.changed()
+                self.tell_peers()
+            await asyncio.sleep(2.0)
+
+    def tell_peers(self) -> None:
+        """Resolved networks to every worker, our own knowledge and the static maps."""
+        networks = self.peers.networks()
+        self.knowledge.networks = networks
+        self.static.spf = networks
+        self.crowd.send(("peers", networks))
+
+    # --- workers ----------------------------------------------------------------------------------------------
+
+    def link(self, number: int, sock: socket.socket) -> None:
+        """A worker, new or not, is to be served."""
+        link = self.crowd.add(number, sock)
+        link.channel.send(("peers", self.peers.networks()))
+        link.channel.send(("ages", self.ages()))
+
+    def _from_worker(self, link: WorkerLink, message: Message) -> None:
+        match message:
+            case ("ask", triples):
+                for directory, local, domain in triples:
+                    queue = self.queues.get(directory)
+                    if queue is None:
+                        now = time.monotonic()
+                        link.answer(directory, local, domain, Live(None, now, now))
+                    else:
+                        queue.ask(local, domain, partial(link.answer, directory))
+            case ("loop", local, domain):
+                link.channel.send(("loop", local, domain, self.loops.first(local, domain)))
+            case ("index", text):
+                log.limited(log.WARNING, "worker index", "a worker cannot read the index", worker=link.number, why=text)
+            case ("observe", decisions):
+                self.observations.add(decisions)
+
+    # --- the supervisor ---------------------------------------------------------------------------------------
+
+    def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
+        match message:
+            case ("settings", settings, text):
+                self._task(self._swap(settings, text))
+            case ("refused", errors):
+                self.refused = tuple(errors)
+                self._reloaded(tuple(errors))
+            case ("link", number):
+                self.link(number, socket.socket(fileno=channel.descriptor()))
+            case ("stop",):
+                if not self.stopped.is_set():
+                    self._task(self.stop())
+
+    # --- what control asks for --------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """Of this program."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("splitmx")
+        except PackageNotFoundError:
+            return ""
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `splitmx status` shows."""
+        return status(self)
+
+    def directories_of(self, names: Sequence[str]) -> list[str]:
+        """The directories that these names (directories or domains) stand for; all for none. Raises ValueError."""
+        if not names:
+            return list(self.syncs)
+        found: dict[str, None] = {}
+        for name in names:
+            if name in self.syncs:
+                found[name] = None
+            elif name in self.settings.domains:
+                domain = self.settings.domains[name]
+                source = self.settings.domains.get(domain.alias_of, domain)
+                found.update(dict.fromkeys(one for one in (*source.local, *source.remote) if one in self.syncs))
+            else:
+                raise ValueError(f"{name} is neither a directory nor a domain of this configuration")
+        return list(found)
+
+    def forget(self, local: str | None, domain: str) -> None:
+        """Forget live results of an address or a domain."""
+        for queue in self.queues.values():
+            queue.forget(local, domain)
+
+    async def ask(self, triple: Triple, *, anew: bool = False) -> Live:
+        """One live look-up."""
+        directory, local, domain = triple
+        future: asyncio.Future[Live] = self.loop.create_future()
+
+        def reply(_local: str, _domain: str, live: Live) -> None:
+            if not future.done():
+                future.set_result(live)
+
+        queue = self.queues.get(directory)
+        if queue is None or not queue.directory.live:
+            now = time.monotonic()
+            return Live(None, now, now)
+        queue.ask(local, domain, reply, anew=anew)
+        return await future
+
+    async def ask_all(self, local: str, domain: str) -> dict[str, Live]:
+        """Ask every live directory of the address's domain anew."""
+        name = domain if domain in self.settings.domains else ""
+        names = self.directories_of([name]) if name else []
+        live = [one for one in names if self.settings.directories[one].live]
+        found = await asyncio.gather(*(self.ask((one, local, domain), anew=True) for one in live))
+        return dict(zip(live, found, strict=True))
+
+    async def explain(self, address: str, client: dict[str, str]) -> dict[str, Any]:
+        """The explanation of an address, with live look-ups where a "no" is stale."""
+        from transport.explain import explain
+
+        overlay: dict[Triple, Live] = {}
+        while True:
+            self._know(overlay)
+            try:
+                report = explain(self.answerer, address, time.time(), client)
+            finally:
+                self.knowledge.overlay = {}
+            asked: list[Triple] = [tuple(one) for one in report["ask"]]
+            if not await self._fill(overlay, asked):
+                return report
+
+    async def query(self, name: str, key: str) -> tuple[str, str]:
+        """One map's answer, as a worker would give it."""
+        overlay: dict[Triple, Live] = {}
+        while True:
+            self._know(overlay)
+            try:
+                outcome = self.answerer.map(name, key, time.time())
+            finally:
+                self.knowledge.overlay = {}
+            if not await self._fill(overlay, list(outcome.ask)):
+                return outcome.status, outcome.value
+
+    def _know(self, overlay: dict[Triple, Live]) -> None:
+        self.knowledge.keeper = True
+        self.knowledge.loops = self.loops.seen
+        if self.knowledge.reader.renew():
+            self.answerer.new_generation()
+        self.knowledge.ages = self.ages()
+        self.knowledge.overlay = overlay
+
+    async def _fill(self, overlay: dict[Triple, Live], asked: list[Triple]) -> bool:
+        """Ask what is not known yet; False when there is nothing more to ask."""
+        new = [triple for triple in asked if triple not in overlay]
+        if not new or len(overlay) > 200:
+            return False
+        for triple, live in zip(new, await asyncio.gather(*map(self.ask, new)), strict=True):
+            overlay[triple] = live
+        return True
+
+
+def run(
+    settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
+) -> None:
+    """The keeper process's whole life; called in the child after the fork."""
+    asyncio.run(_main(settings, text, listeners, up, workers))
+
+
+async def _main(
+    settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
+) -> None:
+    keeper = Keeper(asyncio.get_running_loop(), settings, text, listeners, up)
+    for number, sock in workers.items():
+        keeper.link(number, sock)
+    keeper.begin()
+    await keeper.stopped.wait()
+    os._exit(0)  # threads that hang must not keep us

@@ -17,6 +17,7 @@ from transport.config.settings import Settings
 from transport.index.reader import Reader
 from transport.record import Record, Row
 
+_DAY = 86_400.0
 _LIVE = 25_000  # addresses in one of the two generations of live answers
 
 Triple = tuple[str, str, str]
@@ -113,8 +114,9 @@ class LiveKnowledge:
         return self.networks.get(name, ())
 
     def loop_first_seen(self, local: str, domain: str) -> float | None:
-        """When this listed address first came back, as the keeper remembers."""
-        return self.loops.get((local, domain))
+        """When this listed address first came back, as the keeper remembers: for a day."""
+        first = self.loops.get((local, domain))
+        return first if first is not None and 0 <= time.time() - first < _DAY else None
 
     # --- what the keeper tells --------------------------------------------------------------------------------
 

@@ -152,6 +152,9 @@ class LiveLink:
         for triple in pending.needs:
             pending.overlay[triple] = Live(None, now, now)
         pending.needs = set()
+        if pending.loop is not None:
+            pending.loop = None
+            pending.rounds = MAX_ROUNDS  # it would only ask for that again
         pending.waiter.resume(pending)
 
     def _unlist(self, pending: Pending) -> None:

@@ -19,8 +19,9 @@ from policyd.link import LoopChannel, Message
 from policyd.sockets import Open
 from policyd.worker import listen
 from policyd.worker.cache import Cache
-from policyd.worker.connection import KINDS, PATIENCE, Connection
+from policyd.worker.connection import PATIENCE, Connection
 from policyd.worker.counters import Counters
+from policyd.worker.faces import KINDS
 from policyd.worker.knowledge import LiveKnowledge
 from policyd.worker.live import LiveLink, Pending
 from transport.answerer import MAPS, Answerer, Outcome
@@ -181,7 +182,7 @@ class Worker:
                 "destination": decision.destination,
                 "directory": decision.directory,
                 "listed": decision.listed,
-                "rule": judgement.rule.value if judgement is not None else "",
+                "rule": judgement.rule.name.lower() if judgement is not None else "",
                 "code": judgement.code if judgement is not None else 0,
             }
         )

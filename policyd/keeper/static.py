@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static maps and the guard's table kept up to date: built in a thread, after changes, one build at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from policyd import log
+from transport.config.settings import Settings
+from transport.index.reader import Reader
+
+_PAUSE = 2.0  # seconds in which more changes may arrive before a build
+_RETRY = 60.0
+_RELOAD_WAIT = 20.0
+
+
+class Static:
+    """Builds when `changed` was called. report: the last build's, error: why the last one failed, or ""."""
+
+    def __init__(self, settings: Settings, state: Path) -> None:
+        self.settings = settings
+        self.state = state
+        self.spf: Mapping[str, tuple[str, ...]] = {}
+        self.error = ""
+        self.held: tuple[str, ...] = ()
+        self.built_at: float | None = None
+        self.seconds = 0.0
+        self.builds = 0
+        self.reload_wanted = False
+        self._wake = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def folder(self) -> Path:
+        """Where the files stand: [static] directory, else `maps` in the state directory (the guard's table alone)."""
+        return self.settings.static.directory if self.settings.static is not None else self.state / "maps"
+
+    def changed(self) -> None:
+        """Something that the files depend on may have changed."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """No more builds."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        wait: float | None = None
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait)
+            except TimeoutError:
+                pass
+            await asyncio.sleep(_PAUSE)
+            self._wake.clear()
+            settings, spf = self.settings, dict(self.spf)
+            try:
+                await asyncio.to_thread(self._build, settings, spf)
+                wait = _RETRY if self.error else None
+            except Exception as error:
+                self.error = f"{type(error).__name__}: {error}"
+                log.limited(log.ERROR, "static", "fault in building the static maps, the old ones stay", error)
+                wait = _RETRY
+
+    def _build(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
+        """In a thread."""
+        if settings.static is None:
+            self._guard(settings)
+            return
+        from transport.maps.build import build
+        from transport.maps.write import BuildError
+
+        reader = Reader(settings.daemon.state)
+        reader.use({name: one.fingerprint for name, one in settings.directories.items()})
+        reader.renew()
+        began = time.monotonic()
+        try:
+            report = build(
+                settings, reader, settings.static.directory, settings.static.types, spf=spf, reload=self._reload_postfix
+            )
+        except BuildError as error:
+            self.error = str(error)
+            log.limited(log.WARNING, f"static {error}", "static maps are not built, the old ones stay", error=error,
+                        hint=getattr(error, "hint", ""))  # fmt: skip
+            return
+        finally:
+            reader.close()
+        self.error = ""
+        self.held = tuple(report.held)
+        self.built_at, self.seconds = time.time(), time.monotonic() - began
+        self.builds += 1
+        if report.held:
+            log.limited(log.WARNING, "static held", "static maps would shrink, held back: splitmx build --accept",
+                        why="; ".join(report.held)[:300])  # fmt: skip
+        if report.changed:
+            log.say(log.INFO, "static maps built", directory=settings.static.directory, seconds=f"{self.seconds:.2f}",
+                    maps=",".join(one.name for one in report.maps if one.written))  # fmt: skip
+
+    def _guard(self, settings: Settings) -> None:
+        """Live maps alone: only the table by which Postfix knows our domains."""
+        from transport.maps import guard
+
+        folder = self.folder
+        path = folder / guard.NAME
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            existed = path.exists()
+            changed, _ = guard.write(settings, path)
+        except (OSError, sqlite3.Error) as error:
+            self.error = f"{path}: {error}"
+            log.limited(log.WARNING, "guard", "the guard's table cannot be written", error=self.error)
+            return
+        self.error = ""
+        if changed:
+            self.built_at = time.time()
+            self.builds += 1
+            log.say(log.INFO, "the list of domains for Postfix changed", file=path)
+            if existed:
+                self._reload_postfix()
+
+    def _reload_postfix(self) -> bool:
+        """`postfix reload` where we may (it needs root); else the log and `status` ask for it."""
+        if os.geteuid() == 0:
+            try:
+                done = subprocess.run(["postfix", "reload"], capture_output=True, timeout=_RELOAD_WAIT, check=False)
+                if done.returncode == 0:
+                    self.reload_wanted = False
+                    log.say(log.INFO, "postfix reloaded")
+                    return True
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+        self.reload_wanted = True
+        log.say(log.WARNING, "the list of domains changed: run `postfix reload`")
+        return False
