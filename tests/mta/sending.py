@@ -57,9 +57,7 @@ def send(
     message["To"] = to or names[0]
     message["Message-Id"] = f"<{sent.subject.replace(' ', '.')}@client.test>"
     message.set_content("Hello.\n")
-    with smtplib.SMTP(
-        host, port, local_hostname="client.test", timeout=timeout, source_address=(client, 0)
-    ) as smtp:
+    with smtplib.SMTP(host, port, local_hostname="client.test", timeout=timeout, source_address=(client, 0)) as smtp:
         smtp.ehlo()
         if starttls is not None:
             smtp.starttls(context=starttls)

@@ -54,6 +54,7 @@ class Postfix:
     tables: frozenset[str]
     notes: list[str] = field(default_factory=list)
     _found: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    _broken: set[str] = field(default_factory=set)
 
     def value(self, name: str) -> str:
         """A parameter as written; "" when this version does not know it."""
@@ -94,7 +95,7 @@ class Postfix:
     def lookup(self, table: str, keys: Iterable[str]) -> dict[str, str]:
         """The values of those keys that a table has, by postmap; what cannot be asked is noted and has none."""
         wanted = [key for key in dict.fromkeys(keys) if (table, key) not in self._found]
-        if wanted:
+        if wanted and table not in self._broken:
             found = self._postmap(table, wanted)
             for key in wanted:
                 self._found[table, key] = found.get(key)
@@ -113,9 +114,11 @@ class Postfix:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as fault:
+            self._broken.add(table)
             self.notes.append(f"{plain} could not be asked: {fault}")
             return {}
         if done.returncode and done.stderr.strip():
+            self._broken.add(table)
             self.notes.append(f"{plain} could not be asked: {done.stderr.strip().splitlines()[-1]}")
         rows = (line.partition("\t") for line in done.stdout.splitlines())
         return {key: value for key, _, value in rows}

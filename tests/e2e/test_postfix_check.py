@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`postfix show` and `postfix check` on a real Postfix: what is kept, what is refused, every trap by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.site import Cleaned, Site
+
+
+def prepared(cleaned: Cleaned, **more: object) -> Site:
+    """A site whose Postfix has all lines; neither of them runs."""
+    site = Site(cleaned, **more)  # type: ignore[arg-type]
+    site.mta.apply(site.show())
+    return site
+
+
+def has(site: Site, text: str) -> bool:
+    """Whether `postfix check` says it, as an error or a warning."""
+    found = site.check()
+    return any(text in line for line in found)
+
+
+def test_existing_values_stay_before_ours(cleaned: Cleaned) -> None:
+    """The site's own maps and restrictions keep their place; showing it again changes nothing."""
+    site = Site(cleaned, deploy="both")
+    own = site.mta.file("own", "a@b.test c@d.test\n")
+    site.mta.set(
+        virtual_alias_maps=f"texthash:{own}",
+        smtpd_recipient_restrictions="permit_mynetworks, reject_unauth_destination, check_client_access static:OK",
+        smtpd_restriction_classes="mine",
+        mine="permit",
+        relay_domains="other.test",
+    )
+    first = site.show()
+    site.mta.apply(first)
+
+    aliases = site.mta.command("postconf", "-h", "virtual_alias_maps").stdout.split(", ")
+    assert aliases[0] == f"texthash:{own}"
+    assert aliases[1] == f"lmdb:{site.maps}/virtual_alias"
+    assert "pipemap:{sqlite:" in aliases[2]
+    restrictions = site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip()
+    assert restrictions.startswith("check_recipient_access sqlite:")
+    assert restrictions.endswith("permit_mynetworks, reject_unauth_destination, check_client_access static:OK")
+    assert site.mta.get("smtpd_restriction_classes").startswith("mine, splitmx")
+    assert site.mta.get("relay_domains").startswith("other.test, regexp:")
+    site.mta.apply(site.show())
+    assert site.mta.command("postconf", "-h", "virtual_alias_maps").stdout.split(", ") == aliases
+    assert site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip() == restrictions
+
+
+@pytest.mark.parametrize("parameter", ["mydestination", "virtual_mailbox_domains", "relay_domains"])
+def test_class_is_never_changed(cleaned: Cleaned, parameter: str) -> None:
+    """A domain stays in the class parameter that names it, and no other one gets it."""
+    site = Site(cleaned)
+    site.mta.set(**{parameter: "example.com"})
+    site.mta.apply(site.show())
+
+    assert site.mta.get(parameter) == "example.com"
+    if parameter != "relay_domains":
+        assert "splitmx" not in site.mta.get("relay_domains")
+        assert f"{site.maps}" not in site.mta.get("relay_domains")
+
+
+def test_two_classes_and_alias_class_are_refused(cleaned: Cleaned) -> None:
+    """A domain in two classes, or in virtual_alias_domains, is named as a problem."""
+    site = Site(cleaned)
+    words = ["postfix", "show", "--config-directory", str(site.mta.config)]
+    site.mta.set(relay_domains="example.com", mydestination="example.com")
+    done = site.splitmx.run(*words)
+    assert done.returncode == 1
+    assert "PROBLEM: example.com stands in mydestination and relay_domains" in done.stdout
+
+    site.mta.set(relay_domains="", mydestination="", virtual_alias_domains="example.com")
+    assert "PROBLEM: example.com is in virtual_alias_domains" in site.splitmx.run(*words).stdout
+
+
+def test_relay_class_needs_a_local_transport(cleaned: Cleaned) -> None:
+    """Without local_transport mail for people here would go to the domain's MX: refused."""
+    site = Site(cleaned, domain={"local_transport": '""'})
+    done = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+
+    assert done.returncode == 1
+    assert "has no local_transport" in done.stdout
+
+
+Change = Callable[[Site], None]
+
+
+def swap(name: str, old: str, new: str) -> Change:
+    """Replace text in a main.cf value."""
+
+    def change(site: Site) -> None:
+        value = site.mta.command("postconf", "-h", name).stdout.strip()
+        assert old in value
+        site.mta.set(**{name: value.replace(old, new)})
+
+    return change
+
+
+def put(**settings: str) -> Change:
+    """Set main.cf values; `{config}` and `{maps}` are filled in."""
+    return lambda site: site.mta.set(
+        **{k: v.format(config=site.mta.config, maps=site.maps) for k, v in settings.items()}
+    )
+
+
+def behind_permit(site: Site) -> None:
+    """Move the policy service behind permit_mynetworks."""
+    value = site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip()
+    site.mta.set(smtpd_recipient_restrictions=f"permit_mynetworks, {value}")
+
+
+def own_alias(site: Site) -> None:
+    """A site's catch-all for our domain."""
+    own = site.mta.file("own", "@example.com ann@example.com\n")
+    value = site.mta.command("postconf", "-h", "virtual_alias_maps").stdout.strip()
+    site.mta.set(virtual_alias_maps=f"texthash:{own}, {value}")
+
+
+def archive(site: Site) -> None:
+    """A site's archive for our domain."""
+    own = site.mta.file("archive", "@example.com archive@corp.test\n")
+    value = site.mta.command("postconf", "-h", "recipient_bcc_maps").stdout.strip()
+    site.mta.set(recipient_bcc_maps=f"texthash:{own}, {value}")
+
+
+def unguarded(site: Site) -> None:
+    """A live map without the guard."""
+    site.mta.set(transport_maps="socketmap:unix:splitmx/socketmap.sock:transport")
+
+
+TRAPS: dict[str, tuple[Change, str, dict[str, object]]] = {
+    "here in a recipient parameter": (
+        swap("relay_recipient_maps", ":relay_recipients}", ":here}"),
+        "uses the map here",
+        {},
+    ),
+    "own catch-all with unknown = relay": (
+        own_alias,
+        "takes everybody at the other side",
+        {"domain": {"unknown": '"relay"'}},
+    ),
+    "own catch-all with unknown = verify": (
+        own_alias,
+        "takes everybody at the other side",
+        {"domain": {"unknown": '"verify"'}},
+    ),
+    "own catch-all without identity": (own_alias, "takes all mail of example.com", {"domain": {"identity": "false"}}),
+    "subdomains taken by accident": (put(relay_domains="example.com"), "takes every subdomain", {}),
+    "delimiters differ": (put(recipient_delimiter="-"), "recipient_delimiter", {}),
+    "policy behind permit_mynetworks": (behind_permit, "stands behind permit_mynetworks", {}),
+    "live map without guard": (unguarded, "asks the daemon for every address of this host", {}),
+    "live tls policy": (
+        put(smtp_tls_policy_maps="socketmap:unix:splitmx/socketmap.sock:tls_policy"),
+        "smtp_tls_policy_maps asks the daemon",
+        {},
+    ),
+    "archive and dual": (archive, "exclude each other", {"domain": {"delivery": '"dual"'}}),
+    "archive and all": (archive, "exclude each other", {"domain": {"delivery": '"all"'}}),
+    "second class": (put(virtual_mailbox_domains="example.com"), "example.com stands in", {}),
+    "no CA file": (put(smtp_tls_CAfile="", smtp_tls_CApath=""), "smtp_tls_CAfile", {"destination": {"tls": '"ca"'}}),
+    "dane without DNSSEC": (
+        put(smtp_dns_support_level=""),
+        "smtp_dns_support_level",
+        {"destination": {"tls": '"dane"'}},
+    ),
+    "policy without time limits": (
+        swap("splitmx", ", timeout=5s, try_limit=1", ""),
+        "splitmx = check_policy_service",
+        {},
+    ),
+    "policy that lets loops pass": (
+        swap("splitmx", " }", ", default_action=DUNNO }"),
+        "splitmx = check_policy_service",
+        {"domain": {"role": '"secondary"'}},
+    ),
+    "verify with default times": (
+        put(address_verify_negative_expire_time="3d"),
+        "address_verify_negative_expire_time",
+        {"domain": {"unknown": '"verify"'}},
+    ),
+    "unlisted recipients accepted": (put(smtpd_reject_unlisted_recipient="no"), "smtpd_reject_unlisted_recipient", {}),
+    "small groups only": (put(virtual_alias_expansion_limit="1000"), "virtual_alias_expansion_limit", {}),
+    "own maps behind ours": (
+        swap("virtual_alias_maps", "virtual_alias}", "virtual_alias}, static:x"),
+        "behind our entries",
+        {},
+    ),
+    "postmaster gets the bounces": (
+        put(biff="no"),
+        "has no setting for another address",
+        {"destination": {"bounce": '"postmaster"'}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_trap_is_named(cleaned: Cleaned, name: str) -> None:
+    """Each trap is found where it is set, and not before."""
+    change, text, options = TRAPS[name]
+    before = name not in ("postmaster gets the bounces",)
+    site = prepared(cleaned, **options) if before else Site(cleaned, **options)  # type: ignore[arg-type]
+    site.maps.mkdir()
+    (site.maps / "relay_domains").write_text("/^example\\.com$/ x\n")
+    assert not before or not has(site, text)
+
+    change(site)
+
+    assert has(site, text), site.check()
+
+
+def test_virtual_map_in_main_cf(cleaned: Cleaned) -> None:
+    """Where virtual(8) delivers, a live virtual_mailbox_maps in main.cf is an error: virtual(8) refuses it."""
+    site = Site(cleaned, domain={"local_transport": '""'})
+    site.mta.set(virtual_mailbox_domains="example.com", virtual_mailbox_base="/nowhere")
+    site.mta.apply(site.show())
+    assert not has(site, "virtual(8)")
+
+    override = site.mta.command("postconf", "-Ph", f"{site.mta.ip}:25/inet/virtual_mailbox_maps").stdout.strip()
+    site.mta.set(virtual_mailbox_maps=override)
+
+    assert has(site, "virtual(8) refuses that")
+
+
+def test_socket_outside_the_chroot(cleaned: Cleaned) -> None:
+    """A socket that chrooted services cannot reach is refused, with the place where it belongs."""
+    site = Site(cleaned, chroot=True, daemon={"socketmap": '["unix:/run/splitmx/socketmap.sock"]'})
+    done = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+
+    assert "chrooted services cannot reach it" in done.stdout
+    assert f"{site.mta.queue}/splitmx/" in done.stdout
+
+
+def test_after_queue_filter_without_no_address_mappings(cleaned: Cleaned) -> None:
+    """Copies would be made twice through a filter: named, and cured by receive_override_options on one side."""
+    site = prepared(cleaned, domain={"delivery": '"dual"'})
+    site.mta.set(content_filter="smtp:[127.0.0.1]:10024")
+    site.mta.command("postconf", "-Me", "127.0.0.1:10025/inet=127.0.0.1:10025 inet n - n - - smtpd -o content_filter=")
+    assert has(site, "passes cleanup twice")
+
+    site.mta.command("postconf", "-P", "127.0.0.1:10025/inet/receive_override_options=no_address_mappings")
+
+    assert not has(site, "passes cleanup twice")
+
+
+def test_without_sqlite_the_site_decides(cleaned: Cleaned) -> None:
+    """Without sqlite tables a site with a domain or `*` entry of its own is refused by name, another one served."""
+    from dataclasses import replace
+
+    from transport.config.load import load
+    from transport.mta.postfix import read
+    from transport.mta.postfix_plan import make
+
+    site = Site(cleaned)
+    settings = load(site.splitmx.config)
+    found = read(site.mta.config)
+    poor = replace(found, tables=found.tables - {"sqlite"})
+
+    refused = make(settings, poor)
+    assert any("would hide the site's own" in problem and "*" in problem for problem in refused.problems)
+
+    site.mta.set(transport_maps="")
+    found = read(site.mta.config)
+    served = make(settings, replace(found, tables=found.tables - {"sqlite"}))
+    assert served.problems == []
+    routes = served.setting("transport_maps")
+    assert routes is not None
+    assert routes.ours[0].startswith("regexp:")
+    aliases = served.setting("virtual_alias_maps")
+    assert aliases is not None
+    assert "pipemap:{regexp:" in aliases.ours[0]
