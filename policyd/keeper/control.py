@@ -108,14 +108,14 @@ class Control:
         return {"ok": not errors, "errors": list(errors), **({"error": errors[0]} if errors else {})}
 
     async def _do_query(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
-        status, value = await self.keeper.query(_text(message, "map"), _text(message, "key"))
+        status, value = await self.keeper.answers.query(_text(message, "map"), _text(message, "key"))
         return {"status": status, "value": value}
 
     async def _do_explain(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         client = message.get("client") or {}
         if not isinstance(client, dict):
             raise _BadRequestError("client is an object of policy attributes")
-        report = await self.keeper.explain(
+        report = await self.keeper.answers.explain(
             _text(message, "address"), {str(key): str(value) for key, value in client.items()}
         )
         return {"report": report}
@@ -141,7 +141,7 @@ class Control:
             raise _BadRequestError(f"{what} is not an address")
         keeper.forget(address.local, address.domain)
         acknowledged = await keeper.crowd.flush(address.local, address.domain, _FLUSH_WAIT)
-        asked = await keeper.ask_all(address.local, address.domain)
+        asked = await keeper.answers.ask_all(address.local, address.domain)
         for name, live in asked.items():
             if live.records is not None:
                 keeper.crowd.live(name, address.local, address.domain, live)
@@ -167,8 +167,8 @@ class Control:
     ) -> list[SyncReport]:
         """Read these directories now, all at once, with progress for the client."""
         keeper = self.keeper
-        if keeper.writer is None:
-            raise _BadRequestError(f"the index cannot be written: {keeper.index_error}")
+        if keeper.index.writer is None:
+            raise _BadRequestError(f"the index cannot be written: {keeper.index.error}")
 
         def told(sync: Syncing, records: int) -> None:
             if not writer.is_closing():

@@ -16,8 +16,11 @@ from typing import Any
 
 from policyd import log
 from policyd.keeper import changes
+from policyd.keeper.answers import Answers
+from policyd.keeper.canaries import CanaryStore
 from policyd.keeper.control import Control
 from policyd.keeper.crowd import Crowd, WorkerLink
+from policyd.keeper.index import IndexCare
 from policyd.keeper.loops import Loops
 from policyd.keeper.observe import Observations
 from policyd.keeper.peers import Peers
@@ -28,18 +31,11 @@ from policyd.keeper.syncing import Syncing
 from policyd.link import Age, Live, LoopChannel, Message
 from policyd.sockets import Open
 from policyd.worker import listen
-from policyd.worker.knowledge import LiveKnowledge, Triple
-from transport.answerer import Answerer
 from transport.config.settings import Settings
 from transport.index.reader import Reader
-from transport.index.writer import IndexFault, Writer
 from transport.sync import SyncReport
 
 _BEAT = 0.5
-_AGAIN = 5.0  # seconds until a broken index is tried again
-_CHECK = 5.0  # seconds between two looks at the index file
-_DEEP = 600.0  # seconds between two of SQLite's own checks
-_CANARIES = 6  # for one query; it takes two, and more only when these are missing
 _EXIT_HOPELESS = 71
 
 
@@ -61,12 +57,11 @@ class Keeper:
         self.refused: tuple[str, ...] = ()
         state = settings.daemon.state
         self.reader = Reader(state)
-        self.writer: Writer | None = None
-        self.index_error = "not opened yet"
+        self.index = IndexCare(state, self._index_opened, self._index_rebuilt)
+        self.canaries = CanaryStore(self.reader)
         self.queues: dict[str, LiveQueue] = {}
         self.syncs: dict[str, Syncing] = {}
-        self.knowledge = LiveKnowledge(settings, state)
-        self.answerer = Answerer(settings, self.knowledge)
+        self.answers = Answers(self, settings)
         self.loops = Loops(state)
         self.observations = Observations(state)
         self.peers = Peers(state)
@@ -74,10 +69,8 @@ class Keeper:
         self.static = Static(settings, state)
         self.networks = listen.networks(settings.daemon.allow)
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
-        self._canaries: dict[tuple[str, str], list[tuple[str, str, bytes | None]]] = {}
         self._reloads: list[asyncio.Future[tuple[str, ...]]] = []
         self._moment: asyncio.TimerHandle | None = None
-        self._deep_at = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
         changes.record(settings, text, "start")
@@ -96,7 +89,7 @@ class Keeper:
                 from policyd.keeper.metrics import MetricsServer
 
                 self._task(MetricsServer(self, one).serve())
-        self._task(self._keep_index())
+        self._task(self.index.run(lambda: self.settings))
         self._task(self._keep_peers())
         self.static.changed()
         self.supervisor.send(("ready",))
@@ -132,8 +125,7 @@ class Keeper:
         self.loops.save()
         for sync in self.syncs.values():
             sync.close()
-        if self.writer is not None:
-            self.writer.close()
+        self.index.close()
         self.stopped.set()
 
     # --- settings ---------------------------------------------------------------------------------------------
@@ -143,9 +135,8 @@ class Keeper:
         old, self.settings = self.settings, settings
         self.networks = listen.networks(settings.daemon.allow)
         self.reader.use({name: one.fingerprint for name, one in settings.directories.items()})
-        self.knowledge.configure(settings)
-        self.answerer = Answerer(settings, self.knowledge)
-        self._canaries.clear()
+        self.answers.configure(settings)
+        self.canaries.forget()
         self.peers.use(settings)
         self.static.settings = settings
         for name, directory in settings.directories.items():
@@ -164,18 +155,19 @@ class Keeper:
 
     def _use_syncs(self, old: Settings) -> None:
         """Readings, once the index can be written."""
-        if self.writer is None:
+        writer = self.index.writer
+        if writer is None:
             return
         for name, directory in self.settings.directories.items():
             sync = self.syncs.get(name)
-            if sync is not None and sync.directory == directory and sync.writer is self.writer:
+            if sync is not None and sync.directory == directory and sync.writer is writer:
                 sync.settings = self.settings
                 if old.digest != self.settings.digest:
                     sync.soon()  # guards and domains may have changed
                 continue
             if sync is not None:
                 sync.close()
-            self.syncs[name] = Syncing(self.writer, directory, self.settings, self._after, self.hopeless)
+            self.syncs[name] = Syncing(writer, directory, self.settings, self._after, self.hopeless)
         for name in self.syncs.keys() - self.settings.directories.keys():
             self.syncs.pop(name).close()
 
@@ -185,21 +177,12 @@ class Keeper:
         self.refused = ()
         self.loaded_at = time.time()
         self._use(settings)
-        await self._note_settings()
+        await self.index.note(settings)
         self.reader.renew()
         self.tell_ages()
         self.tell_peers()
         self.static.changed()
         self._reloaded(())
-
-    async def _note_settings(self) -> None:
-        if self.writer is None:
-            return
-        writer, settings = self.writer, self.settings
-        try:
-            await asyncio.to_thread(writer.settings, settings.digest, list(settings.directories))
-        except IndexFault as fault:
-            self._index_fault(fault)
 
     async def reload(self) -> tuple[str, ...]:
         """Ask the supervisor for a reload; its errors, () when it was taken."""
@@ -238,85 +221,23 @@ class Keeper:
             self._task(self._new_generation())
 
     async def _new_generation(self) -> None:
-        if self.writer is not None:
-            try:
-                await asyncio.to_thread(self.writer.new_generation)
-            except IndexFault as fault:
-                self._index_fault(fault)
+        await self.index.new_generation()
         self.crowd.send(("nudge",))
         self.static.changed()
 
-    # --- the index --------------------------------------------------------------------------------------------
-
-    async def _keep_index(self) -> None:
-        """Open the index, watch over its file, write its log back; never gives up."""
-        while True:
-            try:
-                if self.writer is None:
-                    await self._open_index()
-                else:
-                    await asyncio.to_thread(self._look_at_index, self.writer)
-            except IndexFault as fault:
-                self._index_fault(fault)
-            except Exception as error:
-                log.limited(log.ERROR, "index", "fault in keeping the index", error)
-            await asyncio.sleep(_CHECK if self.writer is not None else _AGAIN)
-
-    async def _open_index(self) -> None:
-        state = self.settings.daemon.state
-        writer = await asyncio.to_thread(Writer, state)
-        self.index_error = ""
-        try:
-            writer.path.chmod(0o600)
-        except OSError:
-            pass
-        if writer.said:
-            log.say(log.WARNING, "index", said=writer.said)
-        self.writer = writer
-        await self._note_settings()
+    def _index_opened(self) -> None:
         self.reader.renew()
         self._use_syncs(self.settings)
         self.crowd.send(("nudge",))
 
-    def _look_at_index(self, writer: Writer) -> None:
-        """In a thread: gone, replaced, damaged? Then a new one, loaded from the directories."""
-        now = time.monotonic()
-        deep = now - self._deep_at > _DEEP
-        if deep:
-            self._deep_at = now
-        reason = writer.check(deep=deep)
-        if not reason:
-            writer.checkpoint()
-            return
-        writer.recover(reason)
-        self.loop.call_soon_threadsafe(self._recovered, writer)
-
-    def _recovered(self, writer: Writer) -> None:
-        log.say(log.ERROR, "index was broken", said=writer.said)
-        try:
-            writer.path.chmod(0o600)
-        except OSError:
-            pass
-        self._canaries.clear()
+    def _index_rebuilt(self) -> None:
+        """It is empty: nothing that was read counts until it is read again."""
+        self.canaries.forget()
         for sync in self.syncs.values():
             sync.read_at = None
             sync.soon()
-        self._task(self._note_settings())
+        self.reader.renew()
         self.tell_ages()
-
-    def _index_fault(self, fault: IndexFault) -> None:
-        self.index_error = fault.what
-        log.limited(log.ERROR, f"index {fault.what}", "index cannot be written", error=fault.what, hint=fault.hint)
-
-    def index_bytes(self) -> int:
-        """Size of the index with its log."""
-        size = 0
-        for end in ("", "-wal"):
-            try:
-                size += (self.settings.daemon.state / f"index.sqlite{end}").stat().st_size
-            except OSError:
-                pass
-        return size
 
     # --- readings and ages ------------------------------------------------------------------------------------
 
@@ -325,8 +246,7 @@ class Keeper:
         name = sync.directory.name
         queue = self.queues.get(name)
         if report.good:
-            for key in [key for key in self._canaries if key[0] == name]:
-                del self._canaries[key]
+            self.canaries.forget(name)
             if queue is not None:
                 queue.server, queue.read_at = sync.server, sync.read_at
             if report.generation is not None or report.first_load:
@@ -340,19 +260,12 @@ class Keeper:
         else:
             log.limited(log.WARNING, f"sync {name}", "directory was not read", directory=name, error=report.error,
                         hint=report.hint)  # fmt: skip
-            if report.broken and self.writer is not None:
-                self._task(self._recover(self.writer, report.error))
+            if report.broken:
+                self._task(self.index.rebuild(report.error, self.settings))
         self.reader.renew()
         self.tell_ages()
         if report.generation is not None or report.first_load:
             self.static.changed()
-
-    async def _recover(self, writer: Writer, reason: str) -> None:
-        try:
-            await asyncio.to_thread(writer.recover, reason)
-            self._recovered(writer)
-        except IndexFault as fault:
-            self._index_fault(fault)
 
     def ages(self) -> dict[str, Age]:
         """How old each directory is, and whether its "no" can be had."""
@@ -368,39 +281,12 @@ class Keeper:
 
     def tell_ages(self) -> None:
         """To every worker, and to our own knowledge."""
-        ages = self.ages()
-        self.knowledge.ages = ages
-        self.crowd.ages(ages)
+        self.crowd.ages(self.ages())
 
     def _foreign(self, name: str) -> None:
         sync = self.syncs.get(name)
         if sync is not None:
             sync.soon()
-
-    def canaries(self, name: str, domains: set[str]) -> Sequence[tuple[str, str]]:
-        """Listed addresses that a live query of these domains must find, different entries first."""
-        directory = self.settings.directories.get(name)
-        found: dict[tuple[str, str], None] = {}
-        seen: set[bytes] = set()
-        later: list[tuple[str, str]] = []
-        for domain in (*sorted(domains)[:_CANARIES], ""):
-            known = self._canaries.get((name, domain))
-            if known is None:
-                known = [(one.local, one.domain, one.entry) for one in self.reader.canaries(name, domain)]
-                self._canaries[name, domain] = known
-            for local, of, entry in known:
-                if entry is not None and entry in seen:
-                    later.append((local, of))
-                    continue
-                if entry is not None:
-                    seen.add(entry)
-                found[local, of] = None
-            if len(found) >= _CANARIES:
-                break
-        for text in directory.canary if directory is not None else ():
-            local, _, domain = text.rpartition("@")
-            later.append((local, domain))
-        return list(dict.fromkeys([*found, *later]))[:_CANARIES]
 
     # --- peers ------------------------------------------------------------------------------------------------
 
@@ -417,7 +303,6 @@ class Keeper:
     def tell_peers(self) -> None:
         """Resolved networks to every worker, our own knowledge and the static maps."""
         networks = self.peers.networks()
-        self.knowledge.networks = networks
         self.static.spf = networks
         self.crowd.send(("peers", networks))
 
@@ -496,74 +381,6 @@ class Keeper:
         """Forget live results of an address or a domain."""
         for queue in self.queues.values():
             queue.forget(local, domain)
-
-    async def ask(self, triple: Triple, *, anew: bool = False) -> Live:
-        """One live look-up."""
-        directory, local, domain = triple
-        future: asyncio.Future[Live] = self.loop.create_future()
-
-        def reply(_local: str, _domain: str, live: Live) -> None:
-            if not future.done():
-                future.set_result(live)
-
-        queue = self.queues.get(directory)
-        if queue is None or not queue.directory.live:
-            now = time.monotonic()
-            return Live(None, now, now)
-        queue.ask(local, domain, reply, anew=anew)
-        return await future
-
-    async def ask_all(self, local: str, domain: str) -> dict[str, Live]:
-        """Ask every live directory of the address's domain anew."""
-        name = domain if domain in self.settings.domains else ""
-        names = self.directories_of([name]) if name else []
-        live = [one for one in names if self.settings.directories[one].live]
-        found = await asyncio.gather(*(self.ask((one, local, domain), anew=True) for one in live))
-        return dict(zip(live, found, strict=True))
-
-    async def explain(self, address: str, client: dict[str, str]) -> dict[str, Any]:
-        """The explanation of an address, with live look-ups where a "no" is stale."""
-        from transport.explain import explain
-
-        overlay: dict[Triple, Live] = {}
-        while True:
-            self._know(overlay)
-            try:
-                report = explain(self.answerer, address, time.time(), client)
-            finally:
-                self.knowledge.overlay = {}
-            asked: list[Triple] = [tuple(one) for one in report["ask"]]
-            if not await self._fill(overlay, asked):
-                return report
-
-    async def query(self, name: str, key: str) -> tuple[str, str]:
-        """One map's answer, as a worker would give it."""
-        overlay: dict[Triple, Live] = {}
-        while True:
-            self._know(overlay)
-            try:
-                outcome = self.answerer.map(name, key, time.time())
-            finally:
-                self.knowledge.overlay = {}
-            if not await self._fill(overlay, list(outcome.ask)):
-                return outcome.status, outcome.value
-
-    def _know(self, overlay: dict[Triple, Live]) -> None:
-        self.knowledge.keeper = True
-        self.knowledge.loops = self.loops.seen
-        if self.knowledge.reader.renew():
-            self.answerer.new_generation()
-        self.knowledge.ages = self.ages()
-        self.knowledge.overlay = overlay
-
-    async def _fill(self, overlay: dict[Triple, Live], asked: list[Triple]) -> bool:
-        """Ask what is not known yet; False when there is nothing more to ask."""
-        new = [triple for triple in asked if triple not in overlay]
-        if not new or len(overlay) > 200:
-            return False
-        for triple, live in zip(new, await asyncio.gather(*map(self.ask, new)), strict=True):
-            overlay[triple] = live
-        return True
 
 
 def run(

@@ -150,7 +150,7 @@ class KeeperCollector(Collector):
 
     def _rest(self) -> Iterator[Metric]:
         keeper = self.keeper
-        yield GaugeMetricFamily("splitmx_index_bytes", "Size of the index with its log.", keeper.index_bytes())
+        yield GaugeMetricFamily("splitmx_index_bytes", "Size of the index with its log.", keeper.index.bytes())
         yield GaugeMetricFamily("splitmx_index_generation", "Generation of the index.", keeper.reader.generation)
         yield GaugeMetricFamily("splitmx_domains", "Split domains configured.", len(keeper.settings.domains))
         yield GaugeMetricFamily("splitmx_config_loaded_seconds", "Unix time of the last load.", keeper.loaded_at)

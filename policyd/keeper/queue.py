@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from policyd import log
-from policyd.keeper.asking import Answered, Canaries, ask, probe
+from policyd.keeper.canaries import CanaryStore
 from policyd.keeper.circuit import Circuit
 from policyd.keeper.crew import Crew
 from policyd.link import Live
 from transport.config.settings import Directory
-from transport.directories.base import DirectoryTimeout
-
-BATCH = 48
-"""Addresses in one query; with two canaries 50, beyond which LDAP servers become slower (ENGINEERING 8)."""
+from transport.directories.base import DirectoryTimeout, Source
+from transport.index.reader import Canary
+from transport.lookup import BATCH, CANARIES_ASKED, NO, Answers, Failed, ask
+from transport.record import Record
 
 LONGEST = 2.0
 """Seconds of one query at most, whatever `deadline` says."""
@@ -63,14 +63,14 @@ class LiveQueue:
     """One directory's live look-ups.
 
     changed: called when circuit or belief changed, so that workers hear of it at once. foreign: called when another
-    server answers than the one last synced from. canaries: the directory's canaries of these domains.
+    server answers than the one last synced from.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         directory: Directory,
-        canaries: Canaries,
+        canaries: CanaryStore,
         changed: Callable[[], None],
         foreign: Callable[[], None],
     ) -> None:
@@ -166,7 +166,7 @@ class LiveQueue:
 
     def _begin(self, now: float) -> None:
         items = []
-        for at in list(self.waiting)[:BATCH]:
+        for at in list(self.waiting)[: BATCH - CANARIES_ASKED]:
             item = self.waiting.pop(at)
             self.flying[at] = item
             items.append(item)
@@ -174,20 +174,31 @@ class LiveQueue:
         limit = max(0.05, oldest + self.deadline - now)
         batch = _Batch(items, now, now + limit)
         asked = [(item.local, item.domain) for item in items]
-        canaries = self.canaries(self.directory.name, {item.domain for item in items})
+        canaries = self.canaries.choose(self.directory, {item.domain for item in items})
         self.queries += 1
-        self.crew.submit(
-            lambda source: ask(source, self.directory, asked, canaries, limit),
-            lambda result, error: self._answered(batch, result, error),
-            limit,
-        )
+        self._submit(asked, canaries, limit, lambda result, error: self._answered(batch, result, error))
         self.batches[batch] = None
         batch.timers = [
             self.loop.call_later(limit, self._late, batch),
             self.loop.call_later(limit * _SUSPECT, self._accompany, batch, canaries),
         ]
 
-    def _answered(self, batch: _Batch, result: Answered | None, error: BaseException | None) -> None:
+    def _submit(
+        self,
+        asked: Sequence[Address],
+        canaries: Sequence[Canary],
+        limit: float,
+        done: Callable[[Answers | None, BaseException | None], None],
+    ) -> bool:
+        """Ask in a thread; no addresses: the canaries alone."""
+        directory, server, emptied = self.directory, self.server, self.canaries.emptied(self.directory.name)
+
+        def job(source: Source) -> Answers:
+            return ask(source, directory, asked, canaries, limit, server=server, emptied_on_purpose=emptied)
+
+        return self.crew.submit(job, done, limit)
+
+    def _answered(self, batch: _Batch, result: Answers | None, error: BaseException | None) -> None:
         """A query came back; `batch.over` when nobody waits for it any more."""
         if batch.over:
             return
@@ -198,47 +209,62 @@ class LiveQueue:
                 self._late(batch)
                 return
             self.errors += 1
-            self._complain(error)
+            self._complain(str(getattr(error, "what", "") or repr(error)), str(getattr(error, "hint", "")))
             self._end(batch, remember=True)
+            return
+        self.queries += max(0, result.queries - 1)
+        failed = self._take(batch, result, now)
+        if result.timeout:
+            self._late(batch)
+            return
+        self._stop_timers(batch)
+        if result.down:
+            self.errors += 1
+            self._complain(result.down, result.hint)
             return
         self.circuit.answered()
         if result.lying:
-            self._end(batch, remember=False)
-            self._trip("all canaries are missing (permissions, search base, an empty replica?)")
-            return
-        stranger = bool(result.server and self.server and result.server != self.server)
-        fresh_for = self.directory.fresh_for
-        self._stop_timers(batch)
-        for item in batch.items:
-            at = (item.local, item.domain)
-            records = result.records.get(at, ())
-            if at in result.failed or (not records and stranger):
-                live = self._failure(now)
-            else:
-                live = Live(records, batch.asked_at, max(batch.asked_at + fresh_for, now + 0.1))
-                self.found += bool(records)
-            self._settle(item, live)
-        if result.failed:
-            self.errors += 1
-            log.limited(log.WARNING, f"poisoned {self.directory.name}", "directory fails for some addresses",
-                        directory=self.directory.name, addresses=len(result.failed), error=result.error)  # fmt: skip
-        if stranger:
+            self._trip(result.lying)
+        elif self.server and result.server and result.server != self.server:
             log.limited(log.WARNING, f"server {self.directory.name}", "another server answers than was synced from: "
                         "its \"no\" does not count until a sync with it", directory=self.directory.name,
                         server=result.server, synced_from=self.server)  # fmt: skip
             self.foreign()
+        elif failed:
+            self.errors += 1
+            log.limited(log.WARNING, f"poisoned {self.directory.name}", "directory fails for some addresses",
+                        directory=self.directory.name, addresses=len(failed), error=failed[0])  # fmt: skip
 
-    def _accompany(self, batch: _Batch, canaries: Sequence[Address]) -> None:
+    def _take(self, batch: _Batch, result: Answers, now: float) -> list[str]:
+        """Hand out what a query brought; the reasons of what failed."""
+        failed = []
+        end = max(batch.asked_at + self.directory.fresh_for, now + 0.1)
+        for item in batch.items:
+            answer = result.found.get((item.local, item.domain))
+            if answer is NO:
+                live = Live((), batch.asked_at, end)
+            elif isinstance(answer, Record):
+                live = Live((answer,), batch.asked_at, end)
+                self.found += 1
+            else:
+                if result.timeout:
+                    continue  # said once, below
+                failed.append(answer.reason if isinstance(answer, Failed) else "no answer")
+                live = self._failure(now)
+            self._settle(item, live)
+        return failed
+
+    def _accompany(self, batch: _Batch, canaries: Sequence[Canary]) -> None:
         """The query takes long: ask a canary beside it."""
         if batch.over:
             return
 
-        def back(result: bool | None, error: BaseException | None) -> None:
-            if error is None and result:
+        def back(result: Answers | None, error: BaseException | None) -> None:
+            if result is not None and not result.timeout:
                 batch.companion = "back"
 
         limit = max(0.05, batch.deadline - time.monotonic())
-        if self.crew.submit(lambda source: probe(source, self.directory, canaries[:1], limit), back, limit):
+        if self._submit(_nobody(canaries), canaries[:1], limit, back):
             batch.companion = "asked"
 
     def _late(self, batch: _Batch) -> None:
@@ -306,10 +332,9 @@ class LiveQueue:
         for item in waiting.values():
             self._settle(item, failure, remember=False)
 
-    def _complain(self, error: BaseException | None) -> None:
-        what = getattr(error, "what", None) or f"{type(error).__name__}: {error}"
+    def _complain(self, what: str, hint: str) -> None:
         log.limited(log.WARNING, f"error {self.directory.name}", "directory fails: unlisted recipients are TEMP",
-                    directory=self.directory.name, error=what, hint=getattr(error, "hint", ""))  # fmt: skip
+                    directory=self.directory.name, error=what, hint=hint)  # fmt: skip
 
     # --- the circuit ------------------------------------------------------------------------------------------
 
@@ -335,19 +360,21 @@ class LiveQueue:
         self._probe_timer = None
         if self.closed or not self.circuit.open:
             return
-        canaries = self.canaries(self.directory.name, set())[:1]
-        began = self.crew.submit(
-            lambda source: probe(source, self.directory, canaries, self.deadline), self._probed, self.deadline
-        )
-        if not began:
+        canaries = self.canaries.choose(self.directory, ())
+        if not self._submit(_nobody(canaries), canaries, self.deadline, self._probed):
             self._schedule_probe()
 
-    def _probed(self, result: bool | None, error: BaseException | None) -> None:
+    def _probed(self, result: Answers | None, error: BaseException | None) -> None:
         if self.closed or not self.circuit.open:
             return
-        if error is not None or not result:
+        if result is None or result.timeout or result.lying or result.down:
             self._schedule_probe()
             return
         self.circuit.close()
         log.say(log.INFO, "circuit closed", directory=self.directory.name)
         self.changed()
+
+
+def _nobody(canaries: Sequence[Canary]) -> tuple[Address, ...]:
+    """What a probe asks beside its canaries: nothing; without any canary, for somebody who cannot exist."""
+    return () if canaries else (("splitmx-probe", "probe.invalid"),)

@@ -43,8 +43,8 @@ def status(keeper: Keeper) -> dict[str, Any]:
         },
         "index": {
             "generation": keeper.reader.generation,
-            "bytes": keeper.index_bytes(),
-            "error": keeper.index_error or keeper.reader.reason,
+            "bytes": keeper.index.bytes(),
+            "error": keeper.index.error or keeper.reader.reason,
         },
         "directories": _directories(keeper),
         "held": [

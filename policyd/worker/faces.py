@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from policyd import log
-from policyd.protocols import ProtocolError, exim, policy, socketmap, tcp_table
+from policyd.protocols import exim, policy, socketmap, tcp_table
 from policyd.worker import cache
 from policyd.worker.connection import Connection
 

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control socket asks of the keeper itself: decisions made as a worker makes them, and live look-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from policyd.link import Live
+from policyd.worker.knowledge import LiveKnowledge, Triple
+from transport.answerer import Answerer
+from transport.config.settings import Settings
+
+if TYPE_CHECKING:
+    from policyd.keeper.main import Keeper
+
+_MOST = 200  # look-ups for one answer
+
+
+class Answers:
+    """An answerer over the keeper's own knowledge."""
+
+    def __init__(self, keeper: Keeper, settings: Settings) -> None:
+        self.keeper = keeper
+        self.knowledge = LiveKnowledge(settings, settings.daemon.state)
+        self.answerer = Answerer(settings, self.knowledge)
+
+    def configure(self, settings: Settings) -> None:
+        """Take new settings."""
+        self.knowledge.configure(settings)
+        self.answerer = Answerer(settings, self.knowledge)
+
+    async def ask(self, triple: Triple, *, anew: bool = False) -> Live:
+        """One live look-up. anew: even when a result is remembered."""
+        directory, local, domain = triple
+        future: asyncio.Future[Live] = asyncio.get_running_loop().create_future()
+
+        def reply(_local: str, _domain: str, live: Live) -> None:
+            if not future.done():
+                future.set_result(live)
+
+        queue = self.keeper.queues.get(directory)
+        if queue is None or not queue.directory.live:
+            now = time.monotonic()
+            return Live(None, now, now)
+        queue.ask(local, domain, reply, anew=anew)
+        return await future
+
+    async def ask_all(self, local: str, domain: str) -> dict[str, Live]:
+        """Ask every live directory of the address's domain anew."""
+        settings = self.keeper.settings
+        names = self.keeper.directories_of([domain]) if domain in settings.domains else []
+        live = [one for one in names if settings.directories[one].live]
+        found = await asyncio.gather(*(self.ask((one, local, domain), anew=True) for one in live))
+        return dict(zip(live, found, strict=True))
+
+    async def explain(self, address: str, client: dict[str, str]) -> dict[str, Any]:
+        """The explanation of an address, with live look-ups where a "no" is stale."""
+        from transport.explain import explain
+
+        overlay: dict[Triple, Live] = {}
+        while True:
+            self._know(overlay)
+            try:
+                report = explain(self.answerer, address, time.time(), client)
+            finally:
+                self.knowledge.overlay = {}
+            asked: list[Triple] = [(one[0], one[1], one[2]) for one in report["ask"]]
+            if not await self._fill(overlay, asked):
+                return report
+
+    async def query(self, name: str, key: str) -> tuple[str, str]:
+        """Status and value of one map's answer."""
+        overlay: dict[Triple, Live] = {}
+        while True:
+            self._know(overlay)
+            try:
+                outcome = self.answerer.map(name, key, time.time())
+            finally:
+                self.knowledge.overlay = {}
+            if not await self._fill(overlay, list(outcome.ask)):
+                return outcome.status, outcome.value
+
+    def _know(self, overlay: dict[Triple, Live]) -> None:
+        knowledge = self.knowledge
+        if knowledge.reader.renew():
+            self.answerer.new_generation()
+        knowledge.keeper = True
+        knowledge.loops = self.keeper.loops.seen
+        knowledge.networks = self.keeper.peers.networks()
+        knowledge.ages = self.keeper.ages()
+        knowledge.overlay = overlay
+
+    async def _fill(self, overlay: dict[Triple, Live], asked: list[Triple]) -> bool:
+        """Ask what is not known yet; False when there is nothing more to ask."""
+        new = [triple for triple in asked if triple not in overlay]
+        if not new or len(overlay) > _MOST:
+            return False
+        for triple, live in zip(new, await asyncio.gather(*map(self.ask, new)), strict=True):
+            overlay[triple] = live
+        return True

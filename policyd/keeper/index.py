@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Care for the index: opened, watched, written back, rebuilt when it is broken. The keeper is its only writer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from policyd import log
+from transport.config.settings import Settings
+from transport.index.writer import IndexFault, Writer
+
+_AGAIN = 5.0  # seconds until a file that cannot be opened is tried again
+_CHECK = 5.0  # seconds between two looks at the file
+_DEEP = 600.0  # seconds between two of SQLite's own checks
+
+
+class IndexCare:
+    """writer: None until the file could be opened. error: why it cannot be written, or "".
+
+    opened: called in the loop once there is a writer. rebuilt: called in the loop after a broken file was replaced.
+    """
+
+    def __init__(self, state: Path, opened: Callable[[], None], rebuilt: Callable[[], None]) -> None:
+        self.state = state
+        self.writer: Writer | None = None
+        self.error = "not opened yet"
+        self.opened = opened
+        self.rebuilt = rebuilt
+        self._deep_at = time.monotonic()
+
+    async def run(self, settings: Callable[[], Settings]) -> None:
+        """Never gives up: a full disk is emptied some day."""
+        while True:
+            try:
+                if self.writer is None:
+                    await self._open(settings())
+                elif reason := await asyncio.to_thread(self._look, self.writer):
+                    await self.rebuild(reason, settings())
+            except IndexFault as fault:
+                self.fault(fault)
+            except Exception as error:
+                log.limited(log.ERROR, "index", "fault in keeping the index", error)
+            await asyncio.sleep(_AGAIN if self.writer is None else _CHECK)
+
+    async def _open(self, settings: Settings) -> None:
+        writer = await asyncio.to_thread(Writer, self.state)
+        self.error = ""
+        if writer.said:
+            log.say(log.WARNING, "index", said=writer.said)
+        self.writer = writer
+        self._private()
+        await self.note(settings)
+        self.opened()
+
+    async def rebuild(self, reason: str, settings: Settings) -> None:
+        """Put a new, empty index in place of a broken one; the directories fill it."""
+        if self.writer is None:
+            return
+        try:
+            await asyncio.to_thread(self.writer.recover, reason)
+        except IndexFault as fault:
+            self.fault(fault)
+            return
+        log.say(log.ERROR, "index was broken", said=self.writer.said)
+        self._private()
+        await self.note(settings)
+        self.rebuilt()
+
+    async def note(self, settings: Settings) -> None:
+        """Write down the configuration's digest: another one is a new generation."""
+        if self.writer is not None:
+            try:
+                await asyncio.to_thread(self.writer.settings, settings.digest, list(settings.directories))
+            except IndexFault as fault:
+                self.fault(fault)
+
+    async def new_generation(self) -> None:
+        """Answers change without a change of rows."""
+        if self.writer is not None:
+            try:
+                await asyncio.to_thread(self.writer.new_generation)
+            except IndexFault as fault:
+                self.fault(fault)
+
+    def fault(self, fault: IndexFault) -> None:
+        """Say what is wrong; what was there before still holds."""
+        self.error = fault.what
+        log.limited(log.ERROR, f"index {fault.what}", "index cannot be written", error=fault.what, hint=fault.hint)
+
+    def bytes(self) -> int:
+        """Size of the index with its log."""
+        size = 0
+        for end in ("", "-wal"):
+            try:
+                size += (self.state / f"index.sqlite{end}").stat().st_size
+            except OSError:
+                pass
+        return size
+
+    def close(self) -> None:
+        """Write back and let go."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _look(self, writer: Writer) -> str:
+        """In a thread: why the file is no longer ours, or "" after the log was written back."""
+        now = time.monotonic()
+        deep = now - self._deep_at > _DEEP
+        if deep:
+            self._deep_at = now
+        reason = writer.check(deep=deep)
+        if not reason:
+            writer.checkpoint()
+            self.error = ""
+        return reason
+
+    def _private(self) -> None:
+        """It holds people's addresses: ours alone, though the state directory lets Postfix through to the maps."""
+        try:
+            assert self.writer is not None
+            self.writer.path.chmod(0o600)
+        except OSError:
+            pass  # not our file system's way; the state directory cannot be listed at least
