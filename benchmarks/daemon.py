@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.tools import ROOT, SERVER_CORE, connects, cpu_seconds, netstring, pinned, stop, tree, wait
@@ -114,18 +116,28 @@ class Daemon:
     def start_loaded(self, seconds: float = 300) -> Daemon:
         """Start it and wait until the last user of the directory is answered from the index."""
         self.start()
-        wait("the first listing", lambda: self.run("status", "--json").stdout, 60)
         wait("the first listing", self._loaded, seconds)
-        return self
+        return self.quiet()
 
     def _loaded(self) -> bool:
         time.sleep(0.2)
-        with sqlite3.connect(f"file:{self.work}/state/index.sqlite?mode=ro", uri=True) as db:
-            try:
+        try:
+            with closing(sqlite3.connect(f"file:{self.work}/state/index.sqlite?mode=ro", uri=True)) as db:
                 found = db.execute("SELECT loaded_at FROM directory").fetchall()
-            except sqlite3.Error:
-                return False
+        except sqlite3.Error:
+            return False
         return bool(found) and all(loaded is not None for (loaded,) in found)
+
+    def quiet(self) -> Daemon:
+        """Wait until the listing that follows a start is over: a second with hardly any CPU time."""
+
+        def idle() -> bool:
+            before = self.cpu()
+            time.sleep(1)
+            return self.cpu() - before < 0.03
+
+        wait("the keeper to be idle", idle, 120)
+        return self
 
     def stop(self) -> None:
         """End it."""
@@ -145,11 +157,12 @@ class Daemon:
         return cpu_seconds(self.pid)
 
     def children(self) -> dict[str, list[int]]:
-        """Its processes by role, as their titles or link sockets tell: keeper (most threads) and workers."""
-        below: list[int] = wait("keeper and workers", lambda: len(found := tree(self.pid)[1:]) > 1 and found)
-        threads = {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in below}
-        keeper = max(threads, key=lambda pid: threads[pid])
-        return {"keeper": [keeper], "workers": [pid for pid in below if pid != keeper]}
+        """Its processes by role, as the log tells: keeper and workers."""
+        found = wait(
+            "the keeper's first line in the log", lambda: re.findall(r"splitmx-keeper\[(\d+)\]", self.log.read_text())
+        )
+        keeper = int(found[-1])
+        return {"keeper": [keeper], "workers": [pid for pid in tree(self.pid)[1:] if pid != keeper]}
 
 
 def resident(pid: int, what: str = "VmRSS") -> float:

@@ -84,7 +84,7 @@ def rates(bench: Bench) -> list[Result]:
     daemon = main_daemon(bench)
     results = []
     try:
-        wait("an answer from the index", lambda: answers_ok(daemon))
+        daemon.quiet()
         for name, file, connections, span, goal_rate, goal_cpu in (
             ("hot answers, 100 connections", "hot", 100, 0, 0.6, "1.8 ×"),
             (f"uniform over {bench.size:,} recipients, 100 connections", "uniform", 100, UNIFORM, 0.25, "15 µs"),
@@ -162,7 +162,7 @@ def workers(bench: Bench) -> list[Result]:
     for count in (1, 2):
         daemon = main_daemon(bench, workers=count, pin=False)
         try:
-            wait("an answer from the index", lambda: answers_ok(daemon))  # noqa: B023
+            daemon.quiet()
             rounds = [
                 bench.load(daemon.socketmap, bench.work / "uniform", 100, pid=daemon.pid, offset=n * 100_000)
                 for n in range(bench.rounds)
@@ -187,7 +187,7 @@ def start(bench: Bench) -> list[Result]:
     times = []
     for _ in range(max(3, bench.rounds)):
         began = time.monotonic()
-        daemon = Daemon(bench.work / "main", sqlite_table(bench.work / "source.db", QUIET))
+        daemon = Daemon(bench.work / "main", sqlite_table(bench.work / "source.db", QUIET), pin=False)
         try:
             daemon.start()
             wait("the first answer", lambda: answers_ok(daemon))  # noqa: B023
@@ -206,7 +206,7 @@ def query(bench: Bench) -> list[Result]:
     """`splitmx query` beside Python doing nothing."""
     daemon = main_daemon(bench)
     try:
-        wait("an answer from the index", lambda: answers_ok(daemon))
+        daemon.quiet()
         words = [*COMMAND, "--config", str(daemon.config), "query", "transport", f"{next(iter(users(1)))}@{DOMAIN}"]
         ours, bare = [], []
         for _ in range(10):
@@ -238,7 +238,7 @@ def compare(bench: Bench) -> list[Result]:
     """A full compare of everything without a change, and what the workers' clients see of it."""
     daemon = main_daemon(bench)
     try:
-        wait("an answer from the index", lambda: answers_ok(daemon))
+        daemon.quiet()
         keeper = daemon.children()["keeper"][0]
         daemon.run("sync")  # the keeper's imports and connections are made
         quiet = bench.load(daemon.socketmap, bench.work / "uniform", 50, rate=4000, seconds=5)
@@ -272,7 +272,7 @@ def static(bench: Bench) -> list[Result]:
     daemon = main_daemon(bench)
     out = bench.work / "maps"
     try:
-        wait("an answer from the index", lambda: answers_ok(daemon))
+        daemon.quiet()
         daemon.stop()
         times, alone = [], []
         for _ in range(max(2, bench.rounds // 2)):
