@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file read whole and at rest: its text, its age, and no half-written one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transport.directories.base import DirectoryError
+
+_EXPORTED = re.compile(r"#\s*exported_at\s*[:=]\s*(\S+)", re.IGNORECASE)
+_WRITTEN = "write the new content to another name and rename it over this one"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """text: decoded, without byte order mark. time: unix time of the content. complete: ends with a line end."""
+
+    path: Path
+    text: str
+    time: float
+    complete: bool
+
+    def lines(self) -> Iterator[str]:
+        """Lines without their ends; only LF, CRLF and CR end one."""
+        return (line.rstrip("\r") for line in self.text.replace("\r\n", "\n").split("\n"))
+
+
+def read(path: Path) -> Content:
+    """Read a file. Raises DirectoryError when it is missing, unreadable, or was written to meanwhile.
+
+    Its time is that of a comment `# exported_at: RFC3339` in the first line, else its mtime.
+    """
+    try:
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read()
+            after = os.fstat(file.fileno())
+    except FileNotFoundError:
+        raise DirectoryError(f"{path} does not exist", "check `path`") from None
+    except IsADirectoryError:
+        raise DirectoryError(f"{path} is a folder", "name a file") from None
+    except PermissionError:
+        raise DirectoryError(f"{path} cannot be read", "let the daemon's user read it and enter its folders") from None
+    except OSError as error:
+        raise DirectoryError(f"{path}: {error.strerror}", "check `path`") from None
+    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or len(data) != after.st_size:
+        raise DirectoryError(f"{path} is being written", _WRITTEN)
+    text = _decoded(data)
+    return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)
+
+
+def half_written(path: Path, what: str) -> DirectoryError:
+    """The fault of a file that ends in the midst of something."""
+    return DirectoryError(f"{path} looks half written: {what}", _WRITTEN)
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, UTF-16 as Microsoft 365 and Excel write it, else Windows' code page: addresses are ASCII in all."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    if data.startswith(b"\xef\xbb\xbf"):
+        return data[3:].decode("utf-8", "replace")
+    if data[1:2] == b"\0" and data[3:4] == b"\0":
+        return data.decode("utf-16-le", "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _time(path: Path, text: str, mtime: float) -> float:
+    match = _EXPORTED.match(text)
+    if match is None:
+        return mtime
+    try:
+        stamp = datetime.fromisoformat(match[1])
+    except ValueError:
+        raise DirectoryError(f"{path}: exported_at {match[1]!r} is no time", "write 2026-12-01T12:00:00Z") from None
+    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
