@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from transport.sync.compare import compare
+from transport.sync.feeds import apply_changes
 from transport.sync.report import HeldChange, SyncReport
 
-__all__ = ["HeldChange", "SyncReport", "compare"]
+__all__ = ["HeldChange", "SyncReport", "apply_changes", "compare"]
