@@ -17,9 +17,9 @@ from typing import Any
 from policyd import log
 from transport.config.settings import Directory, FileOptions, Settings
 from transport.directories import open_source
-from transport.directories.base import DirectoryError, Source
+from transport.directories.base import DirectoryError
 from transport.index.writer import Writer
-from transport.sync import SyncReport, compare
+from transport.sync import SyncReport, apply_changes, compare
 
 _STILL = 120.0  # seconds without one more record
 _LOST = 3  # threads given up until the keeper has to be replaced
@@ -215,7 +215,7 @@ class Syncing:
         source = open_source(self.directory)
         try:
             if not full:
-                return _feed(self.writer, self.directory, source, self.settings)
+                return apply_changes(self.writer, self.directory, source, self.settings)
             return compare(
                 self.writer,
                 self.directory,
@@ -265,8 +265,3 @@ def _deliver(result: asyncio.Future[Any], report: SyncReport | None) -> None:
 
 def _text(error: BaseException) -> str:
     return str(getattr(error, "what", "")) or f"{type(error).__name__}: {error}"
-
-
-def _feed(writer: Writer, directory: Directory, source: Source, settings: Settings) -> SyncReport | None:
-    """What changed since the last reading; None where the directory cannot tell."""
-    return None
