@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that die, hang, or are started twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.daemon.site import LOCAL, REMOTE, Site
+from tests.mta.daemon import AS_ROOT, COMMAND
+from tests.mta.waiting import wait_for
+
+
+def test_killed_worker_is_replaced(site: Site) -> None:
+    """After a worker's death another one answers."""
+    (worker,) = site.pids("worker")
+    os.kill(worker, signal.SIGKILL)
+    site.answers("ann@example.com", LOCAL)
+    assert site.pids("worker") != [worker]
+
+
+def test_hung_worker_is_killed_and_replaced(site: Site) -> None:
+    """A worker that stands still is killed; who waited for it is answered by the next one."""
+    (worker,) = site.pids("worker")
+    os.kill(worker, signal.SIGSTOP)
+    client = site.client()
+    client.send("transport", "ann@example.com")
+    wait_for(lambda: worker not in site.pids("worker"), 15, site.splitmx.tail)
+    assert client.receive() == ("OK", LOCAL)
+    assert "silent" in site.log()
+
+
+def test_one_of_two_workers_hangs(sites: Callable[..., Site]) -> None:
+    """While one of two workers hangs the other one answers new connections."""
+    site = sites("ann@example.com", workers=2).start()
+    first, second = wait_for(lambda: len(site.pids("worker")) == 2 and site.pids("worker"), 10)
+    os.kill(first, signal.SIGSTOP)
+    for _ in range(20):
+        assert site.ask("ann@example.com") == ("OK", LOCAL)
+    wait_for(lambda: first not in site.pids("worker") and len(site.pids("worker")) == 2, 15, site.splitmx.tail)
+    assert second in site.pids("worker")
+
+
+def test_keeper_death_does_not_touch_listed_recipients(site: Site) -> None:
+    """Listed recipients are answered on an open connection while the keeper is replaced; strangers afterwards."""
+    client = site.client()
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    (keeper,) = site.pids("keeper")
+    os.kill(keeper, signal.SIGKILL)
+    assert client.ask("transport", "sales@example.com")[0] == "OK"
+    wait_for(lambda: site.pids("keeper") not in ([], [keeper]), 10, site.splitmx.tail)
+    site.answers("new@example.com", REMOTE)
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+
+
+@pytest.mark.slow
+def test_hung_keeper_is_replaced(sites: Callable[..., Site]) -> None:
+    """With the keeper hung listed recipients flow, a stale "no" is TEMP, and another keeper takes over."""
+    site = sites("ann@example.com", fresh_for="1s").start()
+    (keeper,) = site.pids("keeper")
+    os.kill(keeper, signal.SIGSTOP)
+    wait_for(lambda: site.ask("who@example.com")[0] == "TEMP", 20, site.splitmx.tail)
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    wait_for(lambda: site.pids("keeper") not in ([], [keeper]), 20, site.splitmx.tail)
+    site.answers("who@example.com", REMOTE)
+
+
+def test_keeper_that_dies_again_and_again(site: Site) -> None:
+    """Workers serve on while every keeper dies."""
+    client = site.client()
+    for _ in range(4):
+        keeper = wait_for(lambda: site.pids("keeper"), 20, site.splitmx.tail)
+        os.kill(keeper[0], signal.SIGKILL)
+        wait_for(lambda gone=keeper[0]: gone not in site.pids("keeper"), 10)
+        assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    site.answers("new@example.com", REMOTE, 30)
+
+
+def test_without_workers_the_sockets_are_closed(site: Site) -> None:
+    """When workers die faster than they are started, an MTA is refused at once; later they answer again."""
+
+    def kill_and_look() -> bool:
+        for worker in site.pids("worker"):
+            os.kill(worker, signal.SIGKILL)
+        return site.refused()
+
+    wait_for(kill_and_look, 20, site.splitmx.tail)
+    assert "listener closed" in site.log()
+    site.answers("ann@example.com", LOCAL)
+
+
+def test_supervisor_killed_takes_its_children_along(site: Site) -> None:
+    """After SIGKILL of the supervisor nothing of the daemon is left, and a new one starts at once."""
+    assert site.splitmx.process is not None
+    children = [*site.pids("worker"), *site.pids("keeper")]
+    site.splitmx.process.kill()
+    site.splitmx.process.wait(5)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/status") and not _zombie(pid) for pid in children), 10)
+    assert site.refused()
+    site.start()
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_hung_supervisor_resumes_without_killing_anybody(site: Site) -> None:
+    """A machine that was suspended must not look like hung workers when it wakes up."""
+    assert site.splitmx.process is not None
+    worker = site.pids("worker")
+    site.splitmx.process.send_signal(signal.SIGSTOP)
+    client = site.client()
+    for _ in range(40):
+        assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    os.kill(worker[0], signal.SIGSTOP)
+    assert subprocess.run(["sleep", "4"], check=True).returncode == 0  # as long as the machine sleeps
+    os.kill(worker[0], signal.SIGCONT)
+    site.splitmx.process.send_signal(signal.SIGCONT)
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    site.answers("ann@example.com", LOCAL)
+    assert site.pids("worker") == worker
+
+
+def test_second_daemon_ends_and_says_who_runs(site: Site) -> None:
+    """A second daemon on the same state ends with 75 and names the first; the first does not notice."""
+    assert site.splitmx.process is not None
+    done = subprocess.run(
+        [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 75
+    assert str(site.splitmx.process.pid) in done.stderr
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+
+
+def test_socket_of_somebody_else_is_not_taken_over(sites: Callable[..., Site]) -> None:
+    """A unix socket on which another process listens is left alone, and the daemon ends with 2."""
+    site = sites("ann@example.com")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(site.map))
+        other.listen()
+        done = subprocess.run(
+            [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT],
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert "not taken over" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_stale_socket_is_replaced_and_has_its_mode(sites: Callable[..., Site]) -> None:
+    """A socket file that nobody listens on is replaced; mode is as configured."""
+    site = sites("ann@example.com")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(site.map))
+    site.start()
+    assert site.map.stat().st_mode & 0o777 == 0o660
+    assert site.control_socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_bad_configuration_ends_with_2_and_every_mistake(sites: Callable[..., Site]) -> None:
+    """A daemon with a bad configuration says each mistake and ends with 2."""
+    site = sites()
+    site.splitmx.write(site.config().replace("workers = 1", 'workers = "many"\nwhatever = 1'))
+    done = subprocess.run(
+        [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert "workers" in done.stderr
+    assert "whatever" in done.stderr
+    assert "Traceback" not in done.stderr
