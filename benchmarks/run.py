@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -48,7 +49,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the results there, too")
+    parser.add_argument("--nice", type=int, default=0, help="priority of all that is measured; -20 needs root")
     options = parser.parse_args()
+    os.nice(options.nice)
     wanted = options.rows or list(ROWS)
     if unknown := set(wanted) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
