@@ -106,7 +106,7 @@ def _fault(fault: Exception) -> int:
         import traceback
 
         traceback.print_exc()
-    if _is(fault, "transport.config.load", "ConfigErrors"):
+    if _is(fault, "transport.config.errors", "ConfigErrors"):
         click.echo(str(fault).rstrip("\n"), err=True)
         return EXIT_USAGE
     if _is(fault, "transport.directories.base", "DirectoryError"):
@@ -162,9 +162,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
     metavar="FILE",
     help="The configuration; else $SPLITMX_CONFIG, else /etc/splitmx/splitmx.toml.",
 )
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
-)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
     """One mail domain on two mail systems: says for every recipient where its mail goes.

@@ -86,4 +86,4 @@ def note(message: str) -> None:
 
 def visible(text: str) -> str:
     """Text of a directory or a sender, fit for a terminal: control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)

@@ -55,20 +55,39 @@ class Answers:
         found = await asyncio.gather(*(self.ask((one, local, domain), anew=True) for one in live))
         return dict(zip(live, found, strict=True))
 
-    async def explain(self, address: str, client: dict[str, str]) -> dict[str, Any]:
-        """The explanation of an address, with live look-ups where a "no" is stale."""
+    async def explain(self, address: str, client: dict[str, str], at: float | None = None) -> dict[str, Any]:
+        """The explanation of an address, with live look-ups where a "no" is stale. at: unix time, None for now."""
         from transport.explain import explain
 
         overlay: dict[Triple, Live] = {}
         while True:
             self._know(overlay)
             try:
-                report = explain(self.answerer, address, time.time(), client)
+                report = explain(self.answerer, address, time.time() if at is None else at, client)
             finally:
                 self.knowledge.overlay = {}
             asked: list[Triple] = [(one[0], one[1], one[2]) for one in report["ask"]]
             if not await self._fill(overlay, asked):
+                report["directories"] = self._directories(str(report.get("domain", "")))
                 return report
+
+    def _directories(self, domain: str) -> list[dict[str, Any]]:
+        """How much is known of each directory of a domain, and how old that is."""
+        ages, now = self.keeper.ages(), time.monotonic()
+        states = {state.name: state for state in self.keeper.reader.directories()}
+        found = []
+        for name in self.keeper.directories_of([domain]) if domain in self.keeper.settings.domains else ():
+            state, age = states.get(name), ages.get(name)
+            loaded = state is not None and state.current
+            found.append(
+                {
+                    "name": name,
+                    "loaded": loaded,
+                    "rows": state.rows if state is not None and loaded else 0,
+                    "age": now - age.read_at if age is not None and age.read_at is not None else None,
+                }
+            )
+        return found
 
     async def query(self, name: str, key: str) -> tuple[str, str]:
         """Status and value of one map's answer."""

@@ -13,7 +13,7 @@ A request has a key `do`; the answer has `ok` (and `error` when false). Long one
                                     names: directories or domains, empty: all. accept: null takes nothing that is
                                     held, [] all that is held in what is synced, or the names of directories and
                                     domains. progress: {directory, records}; reports: [{…}] (transport.sync.report)
-    {"do": "explain", "address": …, "client": {policy attributes}}
+    {"do": "explain", "address": …, "client": {policy attributes}, "at": unix time or null}
                                     report (transport.explain), made with fresh live look-ups
     {"do": "query", "map": …, "key": …}
                                     status (OK, NOTFOUND, TEMP), value
@@ -115,8 +115,11 @@ class Control:
         client = message.get("client") or {}
         if not isinstance(client, dict):
             raise _BadRequestError("client is an object of policy attributes")
+        at = message.get("at")
+        if at is not None and not isinstance(at, int | float):
+            raise _BadRequestError("at is a unix time")
         report = await self.keeper.answers.explain(
-            _text(message, "address"), {str(key): str(value) for key, value in client.items()}
+            _text(message, "address"), {str(key): str(value) for key, value in client.items()}, at
         )
         return {"report": report}
 

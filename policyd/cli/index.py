@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index for a command: the running daemon's, or one that is brought up to date here first."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd.cli.common import note
+
+if TYPE_CHECKING:
+    from transport.config.settings import Settings
+    from transport.index.reader import Reader
+    from transport.index.writer import Writer
+    from transport.sync import SyncReport
+
+
+class Opened(NamedTuple):
+    """reader: with the settings' fingerprints, snapshot taken. faults, held: lines for people, of a sync made here;
+    failed: the directories that it could not read."""
+
+    reader: Reader
+    faults: list[str]
+    held: list[str]
+    failed: frozenset[str]
+
+
+@contextmanager
+def opened(settings: Settings, *, accept: bool = False, own: bool = False) -> Iterator[Opened]:
+    """The index, readable. Without a daemon the directories are read into it first.
+
+    Where the state directory cannot be written, they are read into a temporary one. accept: release what guards
+    hold back. own: do not take a running daemon's index, which may be some seconds old.
+    """
+    from transport.index.writer import IndexBusy, IndexFault, Writer
+
+    state = settings.daemon.state
+    with tempfile.TemporaryDirectory(prefix="splitmx-index-") as aside:
+        writer: Writer | None = None
+        try:
+            writer = Writer(state)
+        except IndexBusy:
+            if own:
+                state = Path(aside)
+                writer = Writer(state)
+            elif accept:
+                note("the daemon keeps the index: splitmx sync --accept releases what it holds back")
+        except IndexFault as fault:
+            note(f"{fault}; reading the directories into a temporary index")
+            state = Path(aside)
+            writer = Writer(state)
+        faults: dict[str, str] = {}
+        held: list[str] = []
+        if writer is not None:
+            _sync(settings, writer, faults, held, accept=accept)
+            _give_back(state)
+        reader = _reader(settings, state)
+        try:
+            yield Opened(reader, list(faults.values()), held, frozenset(faults))
+        finally:
+            reader.close()
+
+
+def _reader(settings: Settings, state: Path) -> Reader:
+    from transport.index.reader import Reader
+
+    reader = Reader(state)
+    reader.use({name: directory.fingerprint for name, directory in settings.directories.items()})
+    reader.renew()
+    return reader
+
+
+def _sync(settings: Settings, writer: Writer, faults: dict[str, str], held: list[str], *, accept: bool) -> None:
+    """Read every directory into the index."""
+    from transport.directories import open_source
+    from transport.directories.base import DirectoryError
+    from transport.sync import compare
+
+    try:
+        writer.settings(settings.digest, settings.directories)
+        for name, directory in settings.directories.items():
+            try:
+                source = open_source(directory)
+            except DirectoryError as fault:
+                faults[name] = f"directory {name}: {fault}" + (f"; {fault.hint}" if fault.hint else "")
+                continue
+            try:
+                report = compare(writer, directory, source, settings, accept=() if accept else None)
+            finally:
+                source.close()
+            if report.error:
+                faults[name] = report.line()
+            held.extend(held_lines(report))
+    finally:
+        writer.close()
+
+
+def held_lines(report: SyncReport) -> Iterator[str]:
+    """What a guard held back in one sync, a line a domain."""
+    for change in report.held_changes:
+        where = change.domain or "the whole directory"
+        yield f"directory {report.directory}: {where}: {change.count} {change.what}: {change.why}"
+
+
+def _give_back(state: Path) -> None:
+    """As root in the daemon's own directory: what was made there is the daemon's, not root's."""
+    if os.geteuid() != 0:
+        return
+    owner = state.stat()
+    for path in state.glob("index*"):
+        if path.stat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
