@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One directory is asked about some addresses: what its "no" is worth, and whom an error harms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.sync.conftest import ListSource, people
+from transport.config.settings import Directory, SqlOptions
+from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.index.reader import Canary
+from transport.lookup import NO, Answers, Failed, ask, canaries_for
+from transport.record import Record
+
+HERE = Directory("here", "sql", SqlOptions("sqlite://", "SELECT 1"), b"")
+KNOWN = tuple(Canary(f"user{n:05d}", "example.com", str(n).encode()) for n in range(5))
+NEW, STRANGER = ("new", "example.com"), ("stranger", "example.com")
+
+
+@pytest.fixture
+def source() -> ListSource:
+    return ListSource([*people(20), Record("new", "example.com")])
+
+
+def failed(answers: Answers) -> set[tuple[str, str]]:
+    return {key for key, answer in answers.found.items() if isinstance(answer, Failed)}
+
+
+def test_yes_and_no_in_one_query(source: ListSource) -> None:
+    """A listed address is found, an unlisted one believed, with two canaries in the same query."""
+    answers = ask(source, HERE, [NEW, STRANGER], KNOWN, 1.0)
+    assert answers.found[NEW] == Record("new", "example.com")
+    assert answers.found[STRANGER] is NO
+    assert (answers.queries, len(source.asked[0])) == (1, 4)
+
+
+def test_a_hundred_addresses(source: ListSource) -> None:
+    """No query names more than fifty addresses; each is asked once."""
+    keys = [(f"nobody{n}", "example.com") for n in range(100)]
+    answers = ask(source, HERE, keys + keys, KNOWN, 1.0)
+    assert list(answers.found.values()) == [NO] * 100
+    assert [len(asked) for asked in source.asked] == [50, 50, 6]
+
+
+def test_one_deleted_canary_is_a_deletion(source: ListSource) -> None:
+    """One of two canaries missing changes nothing."""
+    del source.records[0]
+    answers = ask(source, HERE, [STRANGER], KNOWN, 1.0)
+    assert (answers.found[STRANGER], answers.lying) == (NO, "")
+
+
+def test_two_deleted_canaries_and_a_third(source: ListSource) -> None:
+    """Both missing: a third is asked and believed."""
+    del source.records[:2]
+    answers = ask(source, HERE, [STRANGER], KNOWN, 1.0)
+    assert (answers.found[STRANGER], answers.lying, answers.queries) == (NO, "", 2)
+
+
+def test_all_canaries_missing_is_a_lie(source: ListSource) -> None:
+    """A directory that finds none of them is lying: a yes still counts, a no does not."""
+    del source.records[:20]
+    answers = ask(source, HERE, [NEW, STRANGER], KNOWN, 1.0)
+    assert isinstance(answers.found[STRANGER], Failed)
+    assert answers.found[NEW] == Record("new", "example.com")
+    assert "access rights" in answers.lying
+
+
+def test_canaries_of_one_entry_are_one(source: ListSource) -> None:
+    """Two addresses of one person are no two canaries."""
+    same = [Canary("user00000", "example.com", b"1"), Canary("user00001", "example.com", b"1"), KNOWN[2]]
+    ask(source, HERE, [STRANGER], same, 1.0)
+    assert source.asked[0][1:] == [("user00000", "example.com"), ("user00002", "example.com")]
+
+
+def test_no_canary(source: ListSource) -> None:
+    """Without any canary a no is believed only of a directory that may be empty."""
+    assert failed(ask(source, HERE, [STRANGER], (), 1.0)) == {STRANGER}
+    assert ask(source, replace(HERE, may_be_empty=True), [STRANGER], (), 1.0).found[STRANGER] is NO
+    assert ask(source, HERE, [STRANGER], (), 1.0, emptied_on_purpose=True).found[STRANGER] is NO
+
+
+def test_another_server(source: ListSource) -> None:
+    """The no of a server that the index was not read from is not believed, its yes is."""
+    source.server = "replica"
+    answers = ask(source, HERE, [NEW, STRANGER], KNOWN, 1.0, server="main")
+    assert failed(answers) == {STRANGER}
+    assert answers.lying == ""
+    assert ask(source, HERE, [STRANGER], KNOWN, 1.0, server="replica").found[STRANGER] is NO
+
+
+@pytest.mark.parametrize("at", [0, 1, 17, 40])
+def test_a_poisoned_address_fails_alone(source: ListSource, at: int) -> None:
+    """An address that makes any query with it fail harms no other, opens no circuit, and costs few queries."""
+    keys = [(f"nobody{n}", "example.com") for n in range(41)]
+    poison = keys[at] = ("poi\udcffson", "example.com")
+
+    def refuse(asked: Sequence[tuple[str, str]]) -> None:
+        if poison in asked:
+            raise DirectoryError("invalid byte sequence for encoding")
+
+    source.on_ask = refuse
+    answers = ask(source, HERE, keys, KNOWN, 1.0)
+    assert failed(answers) == {poison}
+    assert (answers.timeout, answers.down) == (False, "")
+    assert answers.queries < 20
+
+
+def test_a_directory_that_is_down_is_asked_twice(source: ListSource) -> None:
+    """When the canaries alone fail too, everybody fails at once."""
+
+    def refuse(asked: Sequence[tuple[str, str]]) -> None:
+        raise DirectoryError("connection refused", "start it")
+
+    source.on_ask = refuse
+    keys = [(f"nobody{n}", "example.com") for n in range(200)]
+    answers = ask(source, HERE, keys, KNOWN, 1.0)
+    assert failed(answers) == set(keys)
+    assert (answers.queries, answers.down, answers.hint) == (2, "connection refused", "start it")
+
+
+def test_a_timeout_fails_the_batch(source: ListSource) -> None:
+    """A batch that timed out is not asked again, in halves or otherwise, and says so for the circuit."""
+
+    def late(asked: Sequence[tuple[str, str]]) -> None:
+        raise DirectoryTimeout("late")
+
+    source.on_ask = late
+    answers = ask(source, HERE, [NEW, STRANGER], KNOWN, 1.0)
+    assert failed(answers) == {NEW, STRANGER}
+    assert (answers.timeout, answers.queries) == (True, 1)
+    assert failed(ask(source, HERE, [NEW], KNOWN, 0.0)) == {NEW}
+
+
+def test_the_probe_asks_canaries_alone(source: ListSource) -> None:
+    """No address: the canaries say whether the directory is back."""
+    assert ask(source, HERE, [], KNOWN, 1.0).lying == ""
+    assert source.asked == [[("user00000", "example.com"), ("user00001", "example.com")]]
+    source.records = []
+    assert ask(source, HERE, [], KNOWN, 1.0).lying
+
+
+class Canaries:
+    """What an index knows of two domains."""
+
+    def canaries(self, directory: str, domain: str = "") -> tuple[Canary, ...]:
+        others = tuple(Canary(f"o{n}", "two.example") for n in range(5))
+        return {"example.com": KNOWN, "empty.example": (), "": (*KNOWN, *others)}.get(domain, others)
+
+
+def test_canaries_of_the_domain_come_first() -> None:
+    """A domain's own canaries are asked before the directory's others; one that has none uses those."""
+    found = canaries_for(Canaries(), HERE, ["example.com"])
+    assert {canary.domain for canary in found[:5]} == {"example.com"}
+    assert len(found) == 10
+    assert len(canaries_for(Canaries(), HERE, ["empty.example"])) == 10
+    own = Canary("boss", "example.com")
+    assert own in canaries_for(Canaries(), HERE, ["example.com"], configured=[own])[:6]
