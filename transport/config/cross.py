@@ -20,8 +20,6 @@ from transport.mta import hosts
 STRICTNESS = {Unknown.REJECT: 0, Unknown.VERIFY: 1, Unknown.RELAY: 2, Unknown.CATCHALL: 3}
 """The order of `unknown` and `outsiders`, strict to loose. A catch-all takes everything."""
 
-_MAIL_SERVICES = ("lmtp", "smtp", "relay")
-
 
 def check(draft: Draft) -> None:
     """Everything that this module looks at."""
@@ -232,14 +230,14 @@ def _delivery(draft: Draft, name: str, table: model.DomainTable) -> None:
             draft.add(
                 path,
                 f'{shown(hop)} beside delivery = "all"',
-                "an LMTP or SMTP transport, such as lmtp:unix:private/dovecot-lmtp: the copy's name is rewritten on it",
+                "lmtp:NEXTHOP or smtp:NEXTHOP, such as lmtp:unix:private/dovecot-lmtp: the copies' name is rewritten",
             )
 
 
 def speaks_smtp(hop: str) -> bool:
-    """Whether a `transport:nexthop` is carried by smtp(8) or lmtp(8), judged by its service and its form."""
+    """Whether a `transport:nexthop` can be carried by a copy of lmtp(8) or smtp(8), the shadows' own service."""
     service, _, place = hop.partition(":")
-    return any(word in service for word in _MAIL_SERVICES) or place.startswith(("unix:", "inet:", "["))
+    return service in ("lmtp", "smtp") and bool(place)
 
 
 def _unknown(draft: Draft, name: str, table: model.DomainTable) -> None:

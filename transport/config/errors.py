@@ -12,6 +12,7 @@ Keys = tuple[str | int, ...]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PASSWORD = re.compile(r"(:/{1,3}[^:/@\s]*):.*@")
+_PARAMETER = re.compile(r"([?&;][a-z_]*(?:password|passwd|pwd)=)[^&;\s\"']*", re.IGNORECASE)
 _LONGEST = 120  # characters of a found value that are shown
 
 
@@ -55,7 +56,7 @@ class ConfigErrors(Exception):  # noqa: N818  several at once
 
 def masked(text: str) -> str:
     """The text with the password of a URL in it replaced by `***`."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def shown(value: object) -> str:
