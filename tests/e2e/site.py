@@ -64,7 +64,9 @@ class Site:
         self.store, self.secondary, self.world = RecordingLmtp(), RecordingSmtp(), RecordingSmtp()
         for server in (self.store, self.secondary, self.world):
             cleaned(server.stop)
-        self.mta = PostfixInstance(name, {"transport_maps": self._own_routes(), **(settings or {})}, chroot=chroot)
+        self.mta = PostfixInstance(
+            name, {"default_transport": f"smtp:{self.world.nexthop}", **(settings or {})}, chroot=chroot
+        )
         cleaned(self.mta.stop)
         self.people = self.folder / "people.db"
         self.remote = self.folder / "remote.txt"
@@ -105,12 +107,8 @@ class Site:
         )  # fmt: skip
         if deploy in ("both", "static"):
             self.text += _table("static", {"directory": f'"{self.maps}"', "types": '["lmdb"]'})
-        self.splitmx = Splitmx(self.text, self.folder)
+        self.splitmx = Splitmx(self.text, self.folder, MAIL_CONFIG=str(self.mta.config))
         cleaned(self.splitmx.stop)
-
-    def _own_routes(self) -> str:
-        """Everything that is not ours goes to the world."""
-        return f"inline:{{{{*=smtp:{self.world.nexthop}}}}}"
 
     # directories
 
@@ -148,7 +146,11 @@ class Site:
 
     def wait_known(self, address: str) -> None:
         """Wait until the index lists somebody."""
-        wait_for(lambda: self.query("relay_recipients", address), 20, self.splitmx.tail)
+        if self.deploy == "static":
+            text = self.maps / "relay_recipients"
+            wait_for(lambda: text.exists() and address in text.read_text(), 20, self.splitmx.tail)
+        else:
+            wait_for(lambda: self.query("relay_recipients", address), 20, self.splitmx.tail)
 
     def query(self, name: str, key: str) -> str:
         """`splitmx query`: the value, "" for not found and for trouble."""
@@ -160,7 +162,9 @@ class Site:
 
     def build(self) -> None:
         """`splitmx build`."""
-        self.splitmx.run("build", "--output", str(self.maps), "--type", "lmdb", check=True)
+        words = ["build", "--output", str(self.maps), "--type", "lmdb"]
+        # The daemon may be building just now.
+        wait_for(lambda: self.splitmx.run(*words).returncode == 0, 20, lambda: self.splitmx.run(*words).stderr)
 
     def show(self) -> str:
         """`splitmx postfix show`."""

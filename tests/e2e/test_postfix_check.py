@@ -254,7 +254,7 @@ def test_without_sqlite_the_site_decides(cleaned: Cleaned) -> None:
     from transport.mta.postfix import read
     from transport.mta.postfix_plan import make
 
-    site = Site(cleaned)
+    site = Site(cleaned, settings={"transport_maps": "inline:{*=smtp:[127.0.0.1]}"})
     settings = load(site.splitmx.config)
     found = read(site.mta.config)
     poor = replace(found, tables=found.tables - {"sqlite"})

@@ -18,9 +18,13 @@ COMMAND = [sys.executable, "-I", "-c", "from policyd.cli import main; main()"]
 
 
 class Splitmx:
-    """One `splitmx serve` with its own folder. `text` is the configuration; `{state}` in it: a private folder."""
+    """One `splitmx serve` with its own folder. `text` is the configuration; `{state}` in it: a private folder.
 
-    def __init__(self, text: str, folder: Path | None = None) -> None:
+    environment: further variables, for the daemon and for every command.
+    """
+
+    def __init__(self, text: str, folder: Path | None = None, **environment: str) -> None:
+        self.environment = os.environ | environment
         self.folder = folder or new_folder("splitmx")
         self.config = self.folder / "splitmx.toml"
         self.log = self.folder / "splitmx.log"
@@ -42,7 +46,7 @@ class Splitmx:
             ready.settimeout(0.1)
             self.process = subprocess.Popen(
                 [*COMMAND, "--config", str(self.config), "serve", *AS_ROOT], stdout=log, stderr=log,
-                env=os.environ | {"NOTIFY_SOCKET": str(notify)}, start_new_session=True,
+                env=self.environment | {"NOTIFY_SOCKET": str(notify)}, start_new_session=True,
             )  # fmt: skip
             wait_for(lambda: self._is_ready(ready), seconds, self.tail)
         return self
@@ -58,7 +62,11 @@ class Splitmx:
     def run(self, *words: str, check: bool = False, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A `splitmx` command with this configuration."""
         done = subprocess.run(
-            [*COMMAND, "--config", str(self.config), *words], capture_output=True, text=True, timeout=timeout
+            [*COMMAND, "--config", str(self.config), *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment,
         )
         assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
@@ -101,6 +109,22 @@ class Splitmx:
                 if int(fields[3]) == self.process.pid:
                     found.append(int(entry.name))
         return found
+
+    def processes_named(self, part: str) -> list[int]:
+        """Those whose name (as ps shows it) holds `part`: worker, keeper, supervisor."""
+        found = []
+        for pid in self.processes():
+            try:
+                name = Path(f"/proc/{pid}/comm").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+            except OSError:
+                continue
+            if part in name:
+                found.append(pid)
+        return found
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to one process of it."""
+        os.kill(pid, number)
 
     def freeze(self) -> None:
         """SIGSTOP for every process of it, the supervisor first, so that nothing is replaced."""
