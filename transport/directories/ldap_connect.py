@@ -175,12 +175,14 @@ class Link:
         scope: str = ldap3.SUBTREE,
         controls: Sequence[Any] | None = None,
         size_limit: int = 0,
+        tolerated: Sequence[int] = (),
         **paged: Any,
     ) -> list[dict[str, Any]]:
         """One search; the messages that came (entries, references, intermediate responses).
 
-        Raises Broken when the connection is over (its fault a DirectoryTimeout when time was), DirectoryError for
-        any result but success: a partial result is never returned.
+        tolerated: result codes besides success that are the caller's to judge, in `result`. Raises Broken when the
+        connection is over (its fault a DirectoryTimeout when time was), DirectoryError for any other result: a
+        partial one is never returned.
         """
         connection = self._connection
         guard = Guard(max(0.001, timeout), self._end)
@@ -206,7 +208,8 @@ class Link:
         if guard.expired:
             self.close()
             raise Broken(_fault_of(TimeoutError(), self.url, expired=True))
-        self._judge(connection.result, "search")
+        if connection.result["result"] not in tolerated:
+            self._judge(connection.result, "search")
         return list(connection.response or ())
 
     def entries(self, base: str, wanted: str, attributes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -98,6 +98,9 @@ class Entries:
             skipped.add(found["dn"], f"{options.kind_attribute} is none of mailbox, alias, group")
             return None
         targets = self._targets(raw, kind, skipped, primary)
+        if kind is Kind.ALIAS and self._shared and not targets:
+            skipped.add(found["dn"], "a contact without a target: nobody's mailbox")
+            return None
         location = self._location(raw, kind)
         key = _key(raw)
         records = []

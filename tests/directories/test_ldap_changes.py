@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Content sync on a real slapd, uSNChanged on a real domain controller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.servers import SambaAd, Slapd
+from transport.config.settings import LdapOptions
+from transport.directories import ldap_connect
+from transport.directories.base import Changes
+from transport.directories.ldap import LdapSource
+from transport.record import Record
+
+pytestmark = pytest.mark.directory
+
+
+class Mirror:
+    """What an index would hold: records by entry, kept up to date by changes alone."""
+
+    def __init__(self, source: LdapSource) -> None:
+        self.source = source
+        self.held: dict[bytes, set[Record]] = {}
+        listing = source.list()
+        for record in listing.records:
+            assert record.entry is not None
+            self.held.setdefault(record.entry, set()).add(record)
+        self.cookie = listing.cookie
+
+    def follow(self, limit: int = 1000) -> Changes:
+        """Apply what changed."""
+        changes = self.source.changes(self.cookie, limit)
+        assert not changes.full_needed, changes.why
+        for key, records in changes.upserts:
+            assert key is not None
+            self.held[key] = set(records)
+        for key in changes.deletes:
+            self.held.pop(key, None)
+        if changes.present is not None:
+            kept = changes.present | {key for key, _ in changes.upserts}
+            self.held = {key: records for key, records in self.held.items() if key in kept}
+        self.cookie = changes.cookie
+        return changes
+
+    @property
+    def addresses(self) -> set[str]:
+        """Everyone held."""
+        return {f"{r.local}@{r.domain}" for records in self.held.values() for r in records}
+
+    def is_true(self) -> bool:
+        """Whether a full listing says the same."""
+        return {r for records in self.held.values() for r in records} == set(self.source.list().records)
+
+
+@pytest.fixture(params=["sessionlog", "no sessionlog"])
+def server(request: pytest.FixtureRequest) -> Iterator[Slapd]:
+    """A slapd of our own, with and without a log of deletions."""
+    ldap_connect._rings.clear()
+    made = Slapd(sessionlog=1000 if request.param == "sessionlog" else 0)
+    yield made
+    made.close()
+
+
+def options_of(server: Slapd, folder: Path, **more: object) -> LdapOptions:
+    """People with an address, groups with members."""
+    return LdapOptions(
+        (server.url,),
+        bind_dn=server.admin,
+        bind_password_file=str(server.secret_file(folder)),
+        base=server.suffix,
+        schema="openldap",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_content_sync_follows_every_change(server: Slapd, tmp_path: Path) -> None:
+    """Added, changed, renamed, out of the filter, deleted: the mirror is what a listing says, each time."""
+    people = [server.person(f"u{i}", f"u{i}@example.com") for i in range(10)]
+    mirror = Mirror(LdapSource("corp", options_of(server, tmp_path)))
+    assert mirror.cookie
+    mirror.follow()
+    assert len(mirror.addresses) == 10
+    assert mirror.follow().upserts == []
+
+    server.person("new", "new@example.com")
+    server.ldif(f"dn: {people[0]}\nchangetype: modify\nreplace: mail\nmail: other@example.com\nmail: u0b@example.com\n")
+    mirror.follow()
+    assert {"new@example.com", "other@example.com", "u0b@example.com"} <= mirror.addresses
+    assert "u0@example.com" not in mirror.addresses
+    assert mirror.is_true()
+
+    server.delete(people[1])
+    server.ldif(f"dn: {people[2]}\nchangetype: modify\ndelete: mail\n")
+    server.ldif(f"dn: {people[3]}\nchangetype: modrdn\nnewrdn: uid=renamed\ndeleteoldrdn: 1\n")
+    server.group("sales", "sales@example.com", [people[4], people[5]])
+    mirror.follow()
+    assert not {"u1@example.com", "u2@example.com"} & mirror.addresses
+    assert mirror.is_true()
+
+
+def test_a_change_elsewhere_removes_nobody(server: Slapd, tmp_path: Path) -> None:
+    """A write outside the filter may bring a present phase: everybody is present in it."""
+    server.person("ann", "ann@example.com")
+    mirror = Mirror(LdapSource("corp", options_of(server, tmp_path)))
+    server.ldif(f"dn: ou=more,{server.suffix}\nobjectClass: organizationalUnit\nou: more\n")
+    mirror.follow()
+    assert mirror.addresses == {"ann@example.com"}
+    server.delete(f"ou=more,{server.suffix}")
+    mirror.follow()
+    assert mirror.addresses == {"ann@example.com"}
+    assert mirror.is_true()
+
+
+def test_suspension_and_members_are_followed(server: Slapd, tmp_path: Path) -> None:
+    """What a changed entry says of itself arrives with its change."""
+    ann = server.person("ann", "ann@example.com")
+    bob = server.person("bob", "bob@example.com")
+    sales = server.group("sales", "sales@example.com", [ann])
+    source = LdapSource("corp", options_of(server, tmp_path, suspended_filter="(accountStatus=disabled)"))
+    mirror = Mirror(source)
+    server.ldif(f"dn: {ann}\nchangetype: modify\nadd: accountStatus\naccountStatus: disabled\n")
+    server.ldif(f"dn: {sales}\nchangetype: modify\nadd: member\nmember: {bob}\n")
+    mirror.follow()
+    assert mirror.is_true()
+    assert [r.active for rs in mirror.held.values() for r in rs if r.local == "ann"] == [False]
+
+
+def test_doubt_asks_for_a_compare(server: Slapd, tmp_path: Path) -> None:
+    """Too much, garbage, another server, a server made empty and new: never a wrong set of deletions."""
+    for i in range(30):
+        server.person(f"u{i}", f"u{i}@example.com")
+    source = LdapSource("corp", options_of(server, tmp_path))
+    listing = source.list()
+    assert sum(1 for _ in listing.records) == 30
+    for i in range(12):
+        server.person(f"n{i}", f"n{i}@example.com")
+    assert source.changes(listing.cookie, 10).full_needed
+    for garbage in (b"", b"garbage", b"[]", b'{"server": "ldap://other"}'):
+        assert source.changes(garbage, 1000).full_needed
+    later = source.list()
+    list(later.records)
+    server.restart(empty=True)
+    changes = source.changes(later.cookie, 1000)
+    assert changes.full_needed or changes.present is not None or changes.upserts == []
+    assert changes.deletes in ((), [])
+
+
+def test_a_server_without_content_sync_has_no_cookie(tmp_path: Path) -> None:
+    """Then every sync is a compare."""
+    bare = Slapd(content_sync=False)
+    try:
+        bare.person("ann", "ann@example.com")
+        source = LdapSource("corp", options_of(bare, tmp_path))
+        listing = source.list()
+        assert [r.local for r in listing.records] == ["ann"]
+        assert listing.cookie == b""
+        assert source.changes(listing.cookie, 10).full_needed
+    finally:
+        bare.close()
+
+
+def test_active_directory(samba_ad: SambaAd, tmp_path: Path) -> None:
+    """Added, changed, without an address any more, deleted: followed by uSNChanged and objectGUID."""
+    ldap_connect._rings.clear()
+    people = [samba_ad.user(f"u{i}", f"u{i}@example.com", [f"SMTP:u{i}@example.com"]) for i in range(6)]
+    options = LdapOptions(
+        (samba_ad.url,),
+        bind_dn=samba_ad.admin,
+        bind_password_file=str(samba_ad.secret_file(tmp_path)),
+        base=samba_ad.base,
+        schema="active-directory",
+        suspended_filter="(description=suspended)",
+    )
+    mirror = Mirror(LdapSource("ad", options))
+    assert mirror.cookie
+    mirror.follow()
+    assert len(mirror.addresses) == 6
+    new = samba_ad.user("new", "new@example.com", ["SMTP:new@example.com", "smtp:alias@example.com"])
+    samba_ad.group("sales", "sales@example.com", [people[0], new])
+    samba_ad.ldif(f"dn: {people[1]}\nchangetype: modify\nadd: targetAddress\ntargetAddress: SMTP:x@cloud.example\n")
+    samba_ad.ldif(f"dn: {people[2]}\nchangetype: modify\ndelete: mail\n-\ndelete: proxyAddresses\n")
+    samba_ad.ldif(f"dn: {people[3]}\nchangetype: modify\nadd: description\ndescription: suspended\n")
+    samba_ad.delete(people[4])
+    mirror.follow()
+    assert {"new@example.com", "alias@example.com", "sales@example.com"} <= mirror.addresses
+    assert not {"u2@example.com", "u4@example.com"} & mirror.addresses
+    assert mirror.is_true()
+    assert mirror.follow(1000).upserts == []
+    assert mirror.source.changes(mirror.cookie.replace(b'"service": "', b'"service": "x'), 1000).full_needed
+    first = Mirror(mirror.source).cookie
+    for i in range(3):
+        samba_ad.user(f"n{i}", f"n{i}@example.com")
+    assert mirror.source.changes(first, 2).full_needed
+
+
+def test_keys_are_those_of_the_server(server: Slapd, tmp_path: Path) -> None:
+    """The key of a record is its entry's entryUUID, which is what changes speak of."""
+    server.person("ann", "ann@example.com")
+    source = LdapSource("corp", options_of(server, tmp_path))
+    (record,) = source.list().records
+    assert record.entry is not None
+    assert UUID(bytes=record.entry).version in (1, 4)
