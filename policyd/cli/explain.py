@@ -102,7 +102,10 @@ def _report(config: Path, address: str, attributes: dict[str, str], at: float | 
     from policyd.cli.alone import Alone
 
     with Alone(config) as here:
-        return here.explain(address, attributes, at)
+        report = here.explain(address, attributes, at)
+        for fault in here.faults:
+            note(fault)
+        return report
 
 
 _DETAILS = (

@@ -20,21 +20,19 @@ if TYPE_CHECKING:
 
 
 class Opened(NamedTuple):
-    """reader: with the settings' fingerprints, snapshot taken. faults, held: lines for people, of a sync made here;
-    failed: the directories that it could not read."""
+    """reader: with the settings' fingerprints, snapshot taken. faults, held: lines for people, of a sync made here."""
 
     reader: Reader
     faults: list[str]
     held: list[str]
-    failed: frozenset[str]
 
 
 @contextmanager
-def opened(settings: Settings, *, accept: bool = False, own: bool = False) -> Iterator[Opened]:
+def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
     """The index, readable. Without a daemon the directories are read into it first.
 
     Where the state directory cannot be written, they are read into a temporary one. accept: release what guards
-    hold back. own: do not take a running daemon's index, which may be some seconds old.
+    hold back.
     """
     from transport.index.writer import IndexBusy, IndexFault, Writer
 
@@ -44,10 +42,7 @@ def opened(settings: Settings, *, accept: bool = False, own: bool = False) -> It
         try:
             writer = Writer(state)
         except IndexBusy:
-            if own:
-                state = Path(aside)
-                writer = Writer(state)
-            elif accept:
+            if accept:
                 note("the daemon keeps the index: splitmx sync --accept releases what it holds back")
         except IndexFault as fault:
             note(f"{fault}; reading the directories into a temporary index")
@@ -60,7 +55,7 @@ def opened(settings: Settings, *, accept: bool = False, own: bool = False) -> It
             _give_back(state)
         reader = _reader(settings, state)
         try:
-            yield Opened(reader, list(faults.values()), held, frozenset(faults))
+            yield Opened(reader, list(faults.values()), held)
         finally:
             reader.close()
 

@@ -78,4 +78,6 @@ def _answer(config: Path, name: str, key: str) -> tuple[str, str, str]:
     note(f"no daemon ({why}): answering from the directories themselves")
     with Alone(config) as here:
         outcome = here.map(name, key)
+        for fault in here.faults:
+            note(fault)
         return outcome.status, outcome.value, here.source

@@ -8,7 +8,7 @@ static file can say at all; where a live map stands behind it, whoever is new is
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
@@ -36,13 +36,9 @@ _Key = tuple[Any, ...]  # a row without its local part, or several such rows
 class Snapshot:
     """What the index holds, for one build. Implements `Knowledge`; raises nothing that the reader does not."""
 
-    def __init__(self, settings: Settings, reader: Reader, now: float, *, doubted: Collection[str] = ()) -> None:
-        """doubted: directories whose absence of a row means nothing: they could not be read now."""
+    def __init__(self, settings: Settings, reader: Reader, now: float) -> None:
         self.reader = reader
-        self._no = {
-            name: name not in doubted and self._counts(settings, name, reader, now) for name in settings.directories
-        }
-        self._directories: Mapping[int, str] = {}
+        self._no = {name: self._counts(settings, name, reader, now) for name in settings.directories}
 
     @staticmethod
     def _counts(settings: Settings, name: str, reader: Reader, now: float) -> bool:
