@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import TypeVar
 
-from ldap3.utils.conv import escape_filter_chars
+from ldap3.core.exceptions import LDAPExceptionError
 
 from transport.address import external
 from transport.config.settings import LdapOptions
+from transport.directories import ldap_request
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import Entries, Entry, dn_key
@@ -42,6 +43,8 @@ class LdapSource:
         self.filter = _parenthesised(self.options.filter or "(objectClass=*)")
         self.ring = ring_of(self.options.url)
         self._entries = Entries(self.options)
+        self._wanted = ldap_request.attribute_list(self._entries.attributes)
+        self._filters: dict[str, bytes] = {}
         self._link: Link | None = None
 
     def list(self) -> Listing:
@@ -112,35 +115,43 @@ class LdapSource:
 
         return self._somewhere(work, end)
 
-    def _terms(self, addresses: Sequence[tuple[str, str]]) -> Sequence[str]:
-        """Equality terms for every spelling in every attribute; nothing of an address is ever filter syntax."""
-        terms: dict[str, None] = {}
+    def _terms(self, addresses: Sequence[tuple[str, str]]) -> Sequence[bytes]:
+        """Equality terms for every spelling in every attribute."""
+        terms: dict[bytes, None] = {}
         for local, domain in addresses:
             for word in spellings(local, domain):
                 try:
                     word.encode()
                 except UnicodeEncodeError:
                     continue  # a lone surrogate: no server holds it
-                value = escape_filter_chars(word)
                 for name in self.options.address_attributes:
-                    terms[f"({name}={value})"] = None
+                    terms[ldap_request.equality(name, word)] = None
                     if name.lower() not in _BARE:
-                        terms[f"({name}=smtp:{value})"] = None
+                        terms[ldap_request.equality(name, f"smtp:{word}")] = None
         return tuple(terms)
 
-    def _look_up(self, link: Link, terms: Sequence[str], end: float) -> Sequence[Record]:
-        options, entries = self.options, self._entries
-        either = f"(|{''.join(terms)})"
-        wanted = f"(&{self.filter}{either})"
-        found = link.search(options.base, wanted, entries.attributes, end - monotonic())
-        found = [message for message in found if message["type"] == "searchResEntry"]
+    def _encoded(self, wanted: str) -> bytes:
+        """The administrator's filter in BER, encoded once."""
+        found = self._filters.get(wanted)
+        if found is None:
+            try:
+                found = self._filters[wanted] = ldap_request.encoded_filter(wanted)
+            except LDAPExceptionError as error:
+                raise DirectoryError(f"filter: {error}", f"check them: {wanted[:150]}") from None
+        return found
+
+    def _look_up(self, link: Link, terms: Sequence[bytes], end: float) -> Sequence[Record]:
+        options, entries, base = self.options, self._entries, self.options.base.encode()
+        wanted = ldap_request.any_of(self._encoded(self.filter), terms)
+        found = link.quick(base, wanted, self._wanted, end - monotonic())
         if not found:
             return ()
         suspended: set[bytes] = set()
         if options.suspended_filter:
-            both = f"(&{self.filter}{_parenthesised(options.suspended_filter)}{either})"
-            off = link.search(options.base, both, ["1.1"], end - monotonic())
-            suspended = {dn_key(m["raw_dn"]) for m in off if m["type"] == "searchResEntry"}
+            both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
+            narrowed = ldap_request.any_of(self._encoded(both), terms)
+            off = link.quick(base, narrowed, ldap_request.attribute_list(["1.1"]), end - monotonic())
+            suspended = {dn_key(message["raw_dn"]) for message in off}
         records: list[Record] = []
         skipped = Skipped()
         for message in found:

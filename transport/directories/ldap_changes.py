@@ -20,6 +20,7 @@ from transport.config.settings import LdapOptions
 from transport.directories.base import Changes, DirectoryError, Skipped
 from transport.directories.ldap_connect import BULK, Link
 from transport.directories.ldap_entries import Entries, dn_key
+from transport.directories.ldap_request import tlv
 from transport.record import Record
 
 _SYNC_REQUEST = "1.3.6.1.4.1.4203.1.9.1.1"
@@ -238,16 +239,8 @@ def _cookie_in(body: bytes) -> str:
 
 def _sync_request(cookie: str) -> bytes:
     """syncRequestValue: refreshOnly, from this cookie (RFC 4533 section 2.2)."""
-    body = b"\x0a\x01\x01" + _tlv(0x04, cookie.encode())
-    return _tlv(0x30, body)
-
-
-def _tlv(tag: int, value: bytes) -> bytes:
-    size = len(value)
-    if size < 128:
-        return bytes((tag, size)) + value
-    width = (size.bit_length() + 7) // 8
-    return bytes((tag, 0x80 | width)) + size.to_bytes(width, "big") + value
+    body = b"\x0a\x01\x01" + tlv(0x04, cookie.encode())
+    return tlv(0x30, body)
 
 
 def _first(data: bytes, start: int = 0) -> tuple[int, bytes]:
