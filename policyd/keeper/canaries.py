@@ -32,7 +32,9 @@ class CanaryStore:
         if known is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            known = self._known[directory, domain] = self.reader.canaries(directory, domain)
+            known = self.reader.canaries(directory, domain)
+            if known:  # none may mean that the index is not there yet
+                self._known[directory, domain] = known
         return known
 
     def choose(self, directory: Directory, domains: Iterable[str]) -> tuple[Canary, ...]:

@@ -109,7 +109,7 @@ class Keeper:
             for queue in self.queues.values():
                 if not queue.look_after():
                     self.hopeless(f"all threads that ask directory {queue.directory.name} hang")
-            self.reader.renew()
+            self.renew()
             self.loops.save()
             self.tell_ages()
         except Exception as error:
@@ -178,7 +178,7 @@ class Keeper:
         self.loaded_at = time.time()
         self._use(settings)
         await self.index.note(settings)
-        self.reader.renew()
+        self.renew()
         self.tell_ages()
         self.tell_peers()
         self.static.changed()
@@ -225,8 +225,13 @@ class Keeper:
         self.crowd.send(("nudge",))
         self.static.changed()
 
+    def renew(self) -> None:
+        """Take the index's present snapshot."""
+        if self.index.writer is not None:
+            self.reader.renew(at_once=True)
+
     def _index_opened(self) -> None:
-        self.reader.renew()
+        self.renew()
         self._use_syncs(self.settings)
         self.crowd.send(("nudge",))
 
@@ -236,7 +241,7 @@ class Keeper:
         for sync in self.syncs.values():
             sync.read_at = None
             sync.soon()
-        self.reader.renew()
+        self.renew()
         self.tell_ages()
 
     # --- readings and ages ------------------------------------------------------------------------------------
@@ -262,7 +267,7 @@ class Keeper:
                         hint=report.hint)  # fmt: skip
             if report.broken:
                 self._task(self.index.rebuild(report.error, self.settings))
-        self.reader.renew()
+        self.renew()
         self.tell_ages()
         if report.generation is not None or report.first_load:
             self.static.changed()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def status(keeper: Keeper) -> dict[str, Any]:
     """The whole state of the daemon. Times are unix times, ages and durations seconds."""
     settings = keeper.settings
-    keeper.reader.renew()
+    keeper.renew()
     crowd = keeper.crowd
     answers = sum(crowd.decisions.values())
     return {

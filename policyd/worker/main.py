@@ -114,9 +114,9 @@ class Worker:
             self.counters.fault("internal")
             log.limited(log.ERROR, "tick", "fault in the worker's timer", error)
 
-    def renew(self) -> None:
+    def renew(self, *, at_once: bool = False) -> None:
         """Take the present snapshot; with another generation nothing cached counts any more."""
-        if self.knowledge.reader.renew():
+        if self.knowledge.reader.renew(at_once=at_once):
             self._forget()
 
     def _forget(self) -> None:
@@ -222,10 +222,10 @@ class Worker:
                     self.live.answer(triple, result)
             case ("ages", ages):
                 # the rows of a reading must be in our snapshot before its "no" is believed
-                self.renew()
+                self.renew(at_once=True)
                 knowledge.ages = ages
             case ("nudge",):
-                self.renew()
+                self.renew(at_once=True)
             case ("loop", local, domain, first):
                 knowledge.loop_seen(local, domain, first)
                 self.live.loop_seen(local, domain)

@@ -130,10 +130,16 @@ class Site:
 
     def _is_loaded(self) -> bool:
         try:
-            found = self.status()["directories"]
+            found = self.status()
         except control_client.ControlError:
             return False
-        return bool(found) and all(one.get("good_at") for one in found.values())
+        directories = found["directories"].values()
+        workers = found["workers"]["running"]
+        return (
+            bool(directories)
+            and all(one.get("good_at") for one in directories)
+            and all(worker["generation"] == found["index"]["generation"] for worker in workers)
+        )
 
     def sql(self, text: str, *values: object) -> None:
         """Change the directory."""

@@ -84,6 +84,7 @@ class Reader:
         self._single: dict[_Raw, tuple[Row, ...]] = {}
         self._instance = ""
         self._inode = (0, 0)
+        self._size = 0
         self._told: tuple[str, int] | None = None
         self._stat_at = 0.0
         self._open_at = 0.0
@@ -104,14 +105,17 @@ class Reader:
 
     # --- the held snapshot
 
-    def renew(self) -> bool:
-        """Let go of the snapshot and take the present one: about 7 us. True when answers may differ from before."""
+    def renew(self, *, at_once: bool = False) -> bool:
+        """Let go of the snapshot and take the present one: about 7 us. True when answers may differ from before.
+
+        at_once: the writer says that there is something new: a file that could not be opened is tried again at once.
+        """
         now = time.monotonic()
         if now - self._stat_at >= STAT_EVERY and self._connection is not None:
             self._stat_at = now
             self._look_at_path()
         if self._connection is None:
-            if now - self._open_at >= STAT_EVERY or not self._open_at:
+            if at_once or now - self._open_at >= STAT_EVERY or not self._open_at:
                 self._open_at = now
                 self._open()
         else:
@@ -152,8 +156,10 @@ class Reader:
             self._connection = connection
             self._cursor = connection.cursor()
             self._inode = (info.st_dev, info.st_ino)
+            self._size = info.st_size
             self._instance = ""
             self._read_state()
+            self._check_size()
             self.reason = ""
         except (sqlite3.Error, OSError) as error:
             if connection is not None:
@@ -184,6 +190,19 @@ class Reader:
             self._last_domain = number
         self._read_directories()
 
+    def _check_size(self) -> None:
+        """Refuse a file that was cut: SQLite would read what is missing as empty pages."""
+        assert self._connection is not None
+        (least,) = self._connection.execute("SELECT value FROM state WHERE key = 'size'").fetchone() or (0,)
+        try:
+            logged = self.path.with_name(schema.FILE + "-wal").stat().st_size
+        except OSError:
+            logged = 0
+        if not logged:
+            least = max(least, self._connection.execute("PRAGMA page_count").fetchone()[0] * schema.PAGE)
+        if self._size < least:
+            raise sqlite3.DatabaseError("it was truncated")
+
     def _read_directories(self) -> None:
         assert self._connection is not None
         names: dict[int, str] = {}
@@ -209,8 +228,10 @@ class Reader:
         if (info.st_dev, info.st_ino) != self._inode:
             self._lose("another file was put in its place")
             self._open_at = 0.0
-        elif info.st_size == 0:
+        elif info.st_size < self._size:
             self._lose("it was truncated")
+        else:
+            self._size = info.st_size
 
     def _lose(self, why: str) -> None:
         """Not loaded from now on; the next renewal tries again."""

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGHUP and SIGTERM with open connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.daemon.site import LOCAL, REMOTE, Site
+from tests.mta.waiting import wait_for
+
+
+def test_reload_swaps_settings_without_dropping_a_connection(site: Site) -> None:
+    """A good configuration is taken on open connections, and no cached answer of the old one survives."""
+    client = site.client()
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    site.splitmx.write(site.config().replace(LOCAL, "lmtp:[127.0.0.1]:24"))
+    site.splitmx.reload()
+    wait_for(lambda: client.ask("transport", "ann@example.com") == ("OK", "lmtp:[127.0.0.1]:24"), 10, site.log)
+
+
+def test_reload_of_a_bad_file_keeps_the_old_settings(site: Site) -> None:
+    """Every mistake is logged, the old configuration stays, `status` says so; a good one then clears it."""
+    client = site.client()
+    good = site.config()
+    site.splitmx.write(good.replace('hosts = ["192.0.2.9"]', 'hots = ["192.0.2.9"]\nport = 99999'))
+    site.splitmx.reload()
+    wait_for(lambda: site.status()["config"]["refused"], 10, site.splitmx.tail)
+    assert "hots" in site.log()
+    assert "99999" in site.log()
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    assert client.ask("transport", "new@example.com") == ("OK", REMOTE)
+    site.splitmx.write(good)
+    assert site.control("reload") == {"ok": True, "errors": []}
+    assert site.status()["config"]["refused"] == []
+
+
+@pytest.mark.parametrize("change", ["workers", "socketmap"])
+def test_change_of_listeners_or_workers_needs_a_restart(site: Site, change: str) -> None:
+    """Such a change is refused as a whole with these words."""
+    text = site.config()
+    if change == "workers":
+        text = text.replace("workers = 1", "workers = 3")
+    else:
+        text = text.replace("map.sock", "other.sock")
+    site.splitmx.write(text.replace(LOCAL, "lmtp:[127.0.0.1]:24"))
+    answer = site.control("reload")
+    assert not answer["ok"]
+    assert f"daemon.{change}" in answer["error"]
+    assert "needs a restart" in answer["error"]
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+
+
+def test_reload_takes_a_new_domain_and_directory(site: Site) -> None:
+    """A new domain with a directory of its own is answered after a reload; a removed one is not ours any more."""
+    (site.folder / "list.txt").write_text("zoe@example.org\n")
+    text = site.config() + (
+        f'\n[directories.list]\ntype = "file"\nformat = "list"\npath = "{site.folder}/list.txt"\n'
+        f'[domains."example.org"]\nlocal = ["list"]\ndestination = "m365"\nlocal_transport = "{LOCAL}"\n'
+    )
+    site.splitmx.write(text)
+    assert site.control("reload")["ok"]
+    site.answers("zoe@example.org", LOCAL)
+    site.splitmx.write(site.config())
+    assert site.control("reload")["ok"]
+    wait_for(lambda: site.ask("zoe@example.org")[0] == "NOTFOUND", 10)
+
+
+def test_changes_are_written_down_without_secrets(site: Site) -> None:
+    """Each reload that changes something leaves a line in the change log, and the text before it."""
+    before = site.splitmx.config.read_text()
+    text = before.replace('unknown = "verify"', "").replace(
+        f'"sqlite:///{site.folder}/people.db"', f'"sqlite:///{site.folder}/people.db?x=1"'
+    )
+    site.splitmx.write(text)
+    assert site.control("reload")["ok"]
+    lines = [json.loads(line) for line in (site.folder / "state" / "changes.jsonl").read_text().splitlines()]
+    assert [line["by"] for line in lines] == ["start", "reload"]
+    assert any("directories.here.url" in line for line in lines[-1]["differs"])
+    previous = site.folder / "state" / "settings" / "previous.toml"
+    assert previous.read_text() == before
+    assert previous.stat().st_mode & 0o077 == 0
+
+
+def test_sigterm_answers_what_was_sent(site: Site) -> None:
+    """Requests already sent when SIGTERM comes are answered; then all processes end and the sockets are gone."""
+    assert site.splitmx.process is not None
+    clients = [site.client() for _ in range(20)]
+    for client in clients:
+        client.ask("transport", "ann@example.com")
+    (worker,) = site.pids("worker")
+    os.kill(worker, signal.SIGSTOP)
+    for client in clients:
+        client.send("transport", "ann@example.com")
+    site.splitmx.process.terminate()
+    os.kill(worker, signal.SIGCONT)
+    assert [client.receive() for client in clients] == [("OK", LOCAL)] * 20
+    assert site.splitmx.process.wait(10) == 0
+    assert site.refused()
+    assert not site.map.exists()
+
+
+@pytest.mark.directory
+def test_sigterm_waits_for_a_live_answer(sites: Callable[..., Site], slapd: object) -> None:
+    """A request that waits for a directory when SIGTERM comes gets an answer, not an end of file."""
+    site = _with_slapd(sites, slapd)
+    wait_for(lambda: site.status()["directories"]["corp"]["age"] > 1.1, 5)
+    slapd.hang()  # type: ignore[attr-defined]
+    try:
+        client = site.client()
+        client.send("transport", "stranger@example.com")
+        wait_for(lambda: site.status()["directories"]["corp"]["queries"]["waiting"] > 0, 5)
+        assert site.splitmx.process is not None
+        site.splitmx.process.terminate()
+        assert client.receive()[0] == "TEMP"
+        assert site.splitmx.process.wait(10) == 0
+    finally:
+        slapd.cont()  # type: ignore[attr-defined]
+
+
+def _with_slapd(sites: Callable[..., Site], slapd: object) -> Site:
+    from tests.daemon.test_live import with_slapd
+
+    return with_slapd(sites, slapd)
+
+
+def test_restart_answers_from_the_index_at_once(site: Site) -> None:
+    """After a restart listed recipients are answered even though their directory cannot be read any more."""
+    site.stop()
+    site.people.rename(site.folder / "gone.db")
+    site.splitmx.start()
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    assert site.ask("new@example.com")[0] == "TEMP"
