@@ -54,15 +54,20 @@ def ourselves(names: Collection[str] = (), addresses: Collection[str] = ()) -> O
     return Ourselves(hosts.own_names() | {name.lower().rstrip(".") for name in names if name}, frozenset(kept))
 
 
-def check(settings: Settings, dns: Dns, us: Ourselves, *, connect: bool = True) -> list[DestinationResult]:
-    """Every destination, several at once. connect: false leaves SMTP out (the keeper's daily look)."""
+def check(
+    settings: Settings, dns: Dns, us: Ourselves, *, connect: bool = True, ca_file: str = ""
+) -> list[DestinationResult]:
+    """Every destination, several at once.
+
+    connect: false leaves SMTP out (the keeper's daily look). ca_file: the CAs that the MTA trusts; "": the system's.
+    """
     wanted = list(settings.destinations.values())
     with ThreadPoolExecutor(AT_ONCE, "check") as pool:
-        return list(pool.map(lambda d: _destination(settings, d, dns, us, connect), wanted))
+        return list(pool.map(lambda d: _destination(settings, d, dns, us, connect, ca_file), wanted))
 
 
 def _destination(
-    settings: Settings, destination: Destination, dns: Dns, us: Ourselves, connect: bool
+    settings: Settings, destination: Destination, dns: Dns, us: Ourselves, connect: bool, ca_file: str
 ) -> DestinationResult:
     where = ", ".join(destination.hosts) or f"MX of {destination.domain}"
     result = DestinationResult(
@@ -74,7 +79,7 @@ def _destination(
         return result
     for host, addresses in places.items():
         for address in addresses[:ADDRESSES]:
-            seen = look(host, address, destination.port, destination.tls)
+            seen = look(host, address, destination.port, destination.tls, ca_file=ca_file)
             result.seen.append(seen)
             if not seen.error:
                 break

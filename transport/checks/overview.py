@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,20 +37,26 @@ def look(
     settings: Settings,
     *,
     dns: Dns | None = None,
+    postfix: Postfix | None = None,
     connect: bool = True,
     progress: Callable[[str, int], None] | None = None,
 ) -> Overview:
-    """Check good settings against the world. connect: false leaves out SMTP. progress: as in `directories.read_all`."""
+    """Check good settings against the world.
+
+    dns: the resolver, by default the host's. postfix: by default the host's, if it has one. connect: false leaves out
+    SMTP.
+    progress: as in `directories.read_all`.
+    """
     overview = Overview(len(settings.domains))
     found = overview.findings
     found += configured.findings(settings)
     dns = dns or Dns()
-    postfix = _postfix(found)
+    postfix = postfix or _postfix(found)
     us = _ourselves(postfix)
     with directories.read_all(settings, progress) as (results, reader):
         overview.directories = results
         found += population.findings(settings, reader)
-    overview.destinations = destinations.check(settings, dns, us, connect=connect)
+    overview.destinations = destinations.check(settings, dns, us, connect=connect, ca_file=_ca_file(postfix))
     found += destinations.tlsa(settings, dns)
     if postfix is not None:
         found += destinations.mta_settings(settings, postfix.expanded)
@@ -67,6 +74,12 @@ def _postfix(found: list[Finding]) -> Postfix | None:
         if "not installed" not in str(fault) and "missing" not in str(fault):
             found.append(note(f"Postfix could not be looked at: {fault}"))
         return None
+
+
+def _ca_file(postfix: Postfix | None) -> str:
+    """The CAs that Postfix trusts, where they are one file that can be read."""
+    name = postfix.full("smtp_tls_CAfile") if postfix is not None else ""
+    return name if name and os.access(name, os.R_OK) else ""
 
 
 def _ourselves(postfix: Postfix | None) -> Ourselves:

@@ -31,10 +31,10 @@ class Seen:
     took: float = 0.0
 
 
-def look(host: str, address: str, port: int, tls: str, timeout: float = TIMEOUT) -> Seen:
+def look(host: str, address: str, port: int, tls: str, timeout: float = TIMEOUT, ca_file: str = "") -> Seen:
     """Connect, EHLO, STARTTLS where `tls` (the destination's word) wants it, QUIT. Never raises.
 
-    The certificate is verified for `ca` (against the system's CAs) and `ca+name` (and the host's name).
+    The certificate is verified for `ca` (against ca_file, else the system's CAs) and `ca+name` (and the host's name).
     """
     start = time.monotonic()
     greeting, offered, made = "", False, ""
@@ -50,7 +50,7 @@ def look(host: str, address: str, port: int, tls: str, timeout: float = TIMEOUT)
             greeting = greeting or _first_word(text)
             offered = session.has_extn("starttls")
             if offered and tls != "none":
-                session.starttls(context=_context(tls, session, host))
+                session.starttls(context=_context(tls, session, host, ca_file))
                 made = session.sock.version() or "" if isinstance(session.sock, ssl.SSLSocket) else ""
                 session.ehlo()
     except ssl.SSLCertVerificationError as error:
@@ -65,8 +65,8 @@ def look(host: str, address: str, port: int, tls: str, timeout: float = TIMEOUT)
     return Seen(host, address, "", greeting, offered, made, "", time.monotonic() - start)
 
 
-def _context(tls: str, session: smtplib.SMTP, host: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def _context(tls: str, session: smtplib.SMTP, host: str, ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file or None)
     context.check_hostname = tls == "ca+name"
     if tls not in ("ca", "ca+name"):
         context.verify_mode = ssl.CERT_NONE
