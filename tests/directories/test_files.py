@@ -256,3 +256,85 @@ def test_a_large_list_is_read_whole(tmp_path: Path) -> None:
     """100,000 addresses arrive all."""
     listing = listing_of(tmp_path, "list", "".join(f"user{i}@example.com\n" for i in range(100_000)))
     assert sum(1 for _ in listing.records) == 100_000
+
+
+def cpanel_tree(root: Path) -> None:
+    """Two accounts as cPanel keeps them: one with two domains, one suspended."""
+    files = {
+        "etc/passwd": "alice:x:1001:1001::/home2/alice:/bin/bash\nzed:x:1002:1002::/home/zed:/bin/bash\n",
+        "etc/userdomains": "example.com: alice\nexample.net: alice\nexample.org: zed\n*: nobody\n",
+        "etc/trueuserdomains": "example.com: alice\nexample.org: zed\n",
+        "home2/alice/etc/example.com/passwd": "ann:x:1001:1001::/home2/alice/mail/ann:/x\nbob:x:1:1::/x:/x\n",
+        "home2/alice/etc/example.net/passwd": "ann:x:1001:1001::/x:/x\n",
+        "home/zed/etc/example.org/passwd": "zoe:x:1002:1002::/x:/x\n",
+        "etc/valiases/example.com": "sales@example.com: ann@example.com, x@elsewhere.example\nbob@example.com: y@z.example\n"
+        'auto@example.com: "|/usr/local/cpanel/bin/autorespond auto"\n*: alice\n',
+        "etc/valiases/example.net": "*: :fail: No Such User Here\n",
+        "var/cpanel/suspended/zed": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_cpanel(tmp_path: Path) -> None:
+    """Mailboxes, forwarders and account names of every domain; catch-alls are nobody; suspended accounts are."""
+    cpanel_tree(tmp_path)
+    listing = FileSource("here", FileOptions(str(tmp_path), "cpanel")).list()
+    assert listed(listing) == {
+        "ann@example.com": Record("ann", "example.com"),
+        "bob@example.com": Record("bob", "example.com"),
+        "sales@example.com": Record("sales", "example.com", Kind.ALIAS),
+        "auto@example.com": Record("auto", "example.com", Kind.ALIAS),
+        "ann@example.net": Record("ann", "example.net"),
+        "alice@example.com": Record("alice", "example.com"),
+        "zoe@example.org": Record("zoe", "example.org", active=False),
+        "zed@example.org": Record("zed", "example.org", active=False),
+    }
+    assert listing.skipped.count == 0
+
+
+@pytest.mark.parametrize("gone", ["etc/userdomains", "etc/passwd", "home2"])
+def test_a_cpanel_tree_with_a_part_missing_is_a_fault(tmp_path: Path, gone: str) -> None:
+    """A disk that is not mounted never looks like deleted mailboxes."""
+    cpanel_tree(tmp_path)
+    (tmp_path / gone).rename(tmp_path / "elsewhere")
+    with pytest.raises(DirectoryError, match=gone):
+        records(FileSource("here", FileOptions(str(tmp_path), "cpanel")).list())
+
+
+POPS = """{"apiversion":3,"func":"list_pops","module":"Email","result":{"data":[
+ {"email":"alice","login":"Main Account","suspended_incoming":0,"suspended_login":0},
+ {"email":"ann@example.com","login":"ann@example.com","suspended_incoming":0,"suspended_login":1},
+ {"email":"bob@example.com","login":"bob@example.com","suspended_incoming":1,"suspended_login":0}],
+ "errors":null,"messages":null,"metadata":{"transformed":1},"status":1,"warnings":null}}
+"""
+FORWARDERS = """{"apiversion":3,"func":"list_forwarders","module":"Email","result":{"data":[
+ {"dest":"sales@example.com","forward":"ann@example.com","html_dest":"x"}],"errors":null,"status":1}}
+"""
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_cpanel_uapi(tmp_path: Path, apart: bool) -> None:
+    """Mailboxes and forwarders out of one file or two; only those whose incoming mail is suspended are suspended."""
+    path = tmp_path / "uapi"
+    if apart:
+        path.mkdir()
+        (path / "pops.json").write_text(POPS)
+        (path / "forwarders.json").write_text(FORWARDERS)
+    else:
+        path.write_text(POPS + FORWARDERS)
+    assert listed(FileSource("here", FileOptions(str(path), "cpanel-uapi")).list()) == {
+        "ann@example.com": Record("ann", "example.com"),
+        "bob@example.com": Record("bob", "example.com", active=False),
+        "sales@example.com": Record("sales", "example.com", Kind.ALIAS),
+    }
+
+
+@pytest.mark.parametrize("text", ["", POPS[:200], FORWARDERS, POPS.replace('"status":1', '"status":0'), "[]"])
+def test_half_an_answer_of_uapi_is_a_fault(tmp_path: Path, text: str) -> None:
+    """Cut, failed or without the mailboxes: never a short listing."""
+    path = tmp_path / "uapi.json"
+    path.write_text(text)
+    with pytest.raises(DirectoryError):
+        records(FileSource("here", FileOptions(str(path), "cpanel-uapi")).list())

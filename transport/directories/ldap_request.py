@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search requests of many equality terms, encoded by hand (RFC 4511 section 4.5.1, BER).
 
-ldap3 builds each filter as a tree of pyasn1 objects, 57 us of CPU an address; this takes 3. The administrator's filter is
-encoded by ldap3 once, and the terms are octets put together: no text is ever parsed as a filter, so that nothing in an
-address can be syntax.
+ldap3 builds each filter as a tree of pyasn1 objects, 57 us of CPU an address; this takes 3. The administrator's filter
+is encoded by ldap3 once, and the terms are octets put together: no text is ever parsed as a filter, so that nothing in
+an address can be syntax.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from time import time
 
 from transport.config.settings import FileOptions
 from transport.directories.base import DirectoryError, Found, Listing, Skipped
+from transport.directories.files.cpanel import from_root, from_uapi
 from transport.directories.files.lines import from_aliases, from_list, from_passwd, from_postfix
 from transport.directories.files.reading import Content, read
 from transport.directories.files.tables import LAYOUTS, from_table
@@ -36,14 +38,21 @@ class FileSource:
     def list(self) -> Listing:
         """Everyone. The file is read now; nonsense is met while iterating."""
         options, skipped = self.options, Skipped()
+        path = Path(options.path)
+        if options.format == "cpanel":
+            # read anew each time, of the system itself: its age is now
+            return Listing(_merged(from_root(path, skipped), skipped), skipped, content_time=time())
+        if options.format == "cpanel-uapi":
+            found, age = from_uapi(path, skipped)
+            return Listing(_merged(found, skipped), skipped, content_time=age)
         if options.format in _LINES:
-            content = read(Path(options.path))
+            content = read(path)
             records = _LINES[options.format](content, self.domains, skipped)
         elif options.format in LAYOUTS:
-            content = read(Path(options.path))
+            content = read(path)
             records = from_table(content, options.format, options.columns, skipped)
         else:
-            raise DirectoryError(f"format = {options.format!r} is not read yet", "use csv or list")
+            raise DirectoryError(f"format = {options.format!r} is unknown", "use csv or list")
         if len(content.text) <= _MERGED:
             records = _merged(records, skipped)
         return Listing(records, skipped, content_time=content.time)
@@ -59,5 +68,5 @@ class FileSource:
         return f"FileSource({self.name!r}, {self.options.path!r}, {self.options.format!r})"
 
 
-def _merged(records: Iterator[Record], skipped: Skipped) -> Iterator[Record]:
+def _merged(records: Iterable[Record], skipped: Skipped) -> Iterator[Record]:
     yield from merge(records, skipped)
