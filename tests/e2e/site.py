@@ -31,6 +31,7 @@ PEOPLE = (
     ("sales@example.com", "group", "ann@example.com, bob@example.com, outside@world.test", None, 1),
     ("gone@example.com", "mailbox", "", None, 0),
 )
+QUERY = "SELECT address, kind, targets, location, active FROM recipients"
 REMOTE = ("bob@example.com", "bea@example.com")
 
 
@@ -38,7 +39,8 @@ class Site:
     """Made in steps, so that a test can change what it is about: `Site(...)`, `install()`, then mails.
 
     domain: keys of `[domains."example.com"]` beside the plain ones. tables: further TOML. deploy: live, static, both.
-    settings: the site's own main.cf, before splitmx. people: rows of the SQL directory `here`.
+    settings: the site's own main.cf, before splitmx. people: rows of the SQL directory `here`;
+    here: another directory in its place.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Site:
         settings: Mapping[str, str] | None = None,
         people: Iterable[tuple[str, str, str, str | None, int]] = PEOPLE,
         remote: Iterable[str] = REMOTE,
+        here: Mapping[str, str] | None = None,
         local: str = '["here"]',
         chroot: bool = False,
         name: str = "primary",
@@ -83,6 +86,7 @@ class Site:
             "postmaster": '"ann@example.com"',
             "local_transport": f'"{self.store.transport}"',
         } | dict(domain or {})
+        sqlite = {"type": '"sql"', "url": f'"sqlite:///{self.people}"', "query": f'"{QUERY}"'}
         there = {"hosts": f'["{self.secondary.host}"]'} | dict(destination or {})
         sockets = self.mta.socket_folder
         main = {
@@ -96,9 +100,7 @@ class Site:
             main |= {"socketmap": "[]", "policy": "[]"}
         self.text = (
             _table("daemon", main)
-            + _table("directories.here", {"type": '"sql"', "url": f'"sqlite:///{self.people}"',
-                                          "query": '"SELECT address, kind, targets, location, active FROM recipients"',
-                                          "sync_every": '"1s"'})
+            + _table("directories.here", {"sync_every": '"1s"'} | dict(here or sqlite))
             + _table("directories.there", {"type": '"file"', "path": f'"{self.remote}"', "format": '"list"',
                                            "sync_every": '"1s"'})
             + _table("destinations.there", there)
@@ -192,6 +194,10 @@ class Site:
     def send(self, *recipients: str, sender: str = "me@away.test", client: str = OUTSIDE, **more: object) -> Sent:
         """A message to this Postfix, from outside unless `client` says otherwise."""
         return send(self.mta.ip, sender, recipients, client=client, **more)  # type: ignore[arg-type]
+
+    def tails(self) -> str:
+        """The ends of both logs, for failures."""
+        return f"{self.mta.tail()}\n{self.splitmx.tail(20)}"
 
     def arrives(
         self, sent: Sent, *, here: Iterable[str] = (), there: Iterable[str] = (), out: Iterable[str] = ()

@@ -128,7 +128,7 @@ format = "aliases"
     site.mta.command("postalias", f"lmdb:{aliases}")
     (site.folder / "games.forward").write_text("outside@world.test\n")
     site.mta.set(
-        mydestination="example.com, localhost",
+        mydestination="example.com, $myhostname, localhost",
         alias_maps=f"lmdb:{aliases}",
         local_recipient_maps="unix:passwd.byname $alias_maps",
         mail_spool_directory=str(spool),
@@ -147,7 +147,7 @@ format = "aliases"
     assert list(sent.codes.values()) == [250, 250, 250, 250, 250, 550]
     site.arrives(sent, there=["bob@example.com"], out=["outside@world.test"])
 
-    assert (spool / "man").read_text().count(f"Subject: {sent.subject}") == 1
+    assert (spool / "man").read_text().count(f"Subject: {sent.subject}\n") == 2  # itself and boss
     assert sent.subject in program.read_text()
     assert site.check() == []
 
