@@ -67,6 +67,7 @@ class Writer:
         self._domains: dict[str, int] = {}
         self._inode = (0, 0)
         self._instance = ""
+        self._written = (0, 0)
         self._connection: sqlite3.Connection
         self.digests: dict[str, tuple[str, bytes, int, int]] = {}
         """Directory name -> (instance, fingerprint, hash, count) of its last listing, when it was taken whole: the
@@ -166,15 +167,18 @@ class Writer:
         # The first generation differs from one rebuild to the next, so that no worker takes a new file for the old.
         connection.executemany(
             "INSERT INTO state VALUES (?, ?)",
-            [("generation", 1), ("instance", secrets.token_hex(8)), ("settings", b"")],
+            [("generation", 1), ("instance", secrets.token_hex(8)), ("settings", b""), ("size", 0)],
         )
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
         connection.execute("COMMIT")
 
     def _remember(self) -> None:
+        # Whatever is in the log enters the file now, so that from here on only we change it.
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         info = self.path.stat()
         self._inode = (info.st_dev, info.st_ino)
+        self._written = (info.st_mtime_ns, info.st_size)
         rows = dict(self._connection.execute("SELECT key, value FROM state"))
         self._instance = str(rows["instance"])
         self._domains = {name: number for number, name in self._connection.execute("SELECT id, name FROM domain")}
@@ -206,9 +210,13 @@ class Writer:
             return "it was deleted"
         if (info.st_dev, info.st_ino) != self._inode:
             return "another file was put in its place"
-        if info.st_size == 0:
-            return "it was truncated"
         with self._lock:
+            # Only a checkpoint writes into the file itself; commits go to the log.
+            info = self.path.stat()
+            if info.st_size < self._written[1]:
+                return "it was truncated"
+            if info.st_mtime_ns != self._written[0]:
+                return "something else wrote into it"
             try:
                 row = self._connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
                 if row is None or row[0] != self._instance:
@@ -264,9 +272,10 @@ class Writer:
             except sqlite3.Error as error:
                 raise fault_of(error, self.path) from error
 
-    @staticmethod
-    def bump(connection: sqlite3.Connection) -> int:
+    def bump(self, connection: sqlite3.Connection) -> int:
         """Count a new generation inside a transaction: some answer may differ from now on."""
+        # The file never shrinks: a reader that finds less than this has a cut one before it.
+        connection.execute("UPDATE state SET value = ? WHERE key = 'size'", (self._written[1],))
         row = connection.execute(
             "UPDATE state SET value = value + 1 WHERE key = 'generation' RETURNING value"
         ).fetchone()
@@ -341,12 +350,17 @@ class Writer:
                 try:
                     row = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 finally:
+                    info = self.path.stat()
+                    if (info.st_dev, info.st_ino) == self._inode:
+                        self._written = (info.st_mtime_ns, info.st_size)
                     self._connection.execute(f"PRAGMA busy_timeout = {int(WRITE_WAIT_S * 1000)}")
             except sqlite3.OperationalError as error:
                 if "locked" in str(error) or "busy" in str(error):
                     return False
                 raise fault_of(error, self.path) from error
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
+                if isinstance(error, OSError):
+                    raise IndexFault(f"{self.path} was deleted", "it is rebuilt", broken=True) from error
                 raise fault_of(error, self.path) from error
             return not row[0]
 

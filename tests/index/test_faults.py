@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever happens to the file: said, rebuilt, never a wrong answer, never a crash."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sync.conftest import World, people
+from transport.index import reader as reading
+from transport.index import schema
+from transport.index.reader import Reader
+from transport.index.writer import Writer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(reading, "STAT_EVERY", 0.0)
+    made = World(tmp_path)
+    made.sources["here"].records = people(3000)
+    made.sync()
+    made.writer.checkpoint(always=True)
+    made.reader.renew()
+    yield made
+    made.close()
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(b"\0" * size)
+
+
+def text(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"once upon a time\n" * (path.stat().st_size // 17 + 1))
+
+
+def rubbish_inside(path: Path) -> None:
+    """The header stays, the rest does not."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(random.Random(1).randbytes(size - 4096))
+
+
+def foreign(path: Path) -> None:
+    """Another program's database is copied over it."""
+    other = path.with_name("other.sqlite")
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE recipient (a)")
+    connection.close()
+    other.replace(path)
+
+
+def another_index(path: Path) -> None:
+    """An index of ours, but not this one, is renamed over it."""
+    folder = path.with_name("elsewhere")
+    folder.mkdir()
+    Writer(folder).close()
+    (folder / schema.FILE).replace(path)
+
+
+DAMAGES = [delete, truncate, half, zero, text, rubbish_inside, foreign, another_index]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_under_a_live_reader(world: World, damage: Callable[[Path], None]) -> None:
+    """A reader answers right or says "not loaded"; the writer sees it and rebuilds; the reader comes back."""
+    damage(world.writer.path)
+    lost = False
+    for n in random.Random(3).sample(range(3000), 1500):
+        rows = world.reader.rows("example.com", f"user{n:05d}")
+        if not rows:
+            assert not world.reader.loaded("here"), "an absence from a broken index must mean nothing"
+            lost = True
+        if n % 50 == 0:
+            world.reader.renew()
+    reason = world.writer.check(deep=True)
+    assert reason, f"{damage.__name__} was not noticed"
+    world.writer.recover(reason)
+    assert reason in world.writer.said
+    world.reader.renew()
+    assert not world.reader.loaded("here"), "a new index is empty, and says so"
+    assert world.sync().first_load
+    assert world.reader.loaded("here")
+    assert all(world.reader.rows("example.com", f"user{n:05d}") for n in range(3000))
+    assert lost or damage is not delete
+
+
+@pytest.mark.parametrize("damage", DAMAGES[1:7])
+def test_at_start(world: World, damage: Callable[[Path], None]) -> None:
+    """What cannot be read at start is set aside, said, and made anew."""
+    path = world.writer.path
+    world.writer.close()
+    damage(path)
+    world.writer = Writer(world.state)
+    assert "rebuilt from the directories" in world.writer.said
+    world.reader.renew()
+    assert not world.reader.loaded("here")
+    assert world.sync().added == 3000
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_older_and_newer_formats(world: World, version: int) -> None:
+    """Another format is rebuilt by a writer and not read by a reader."""
+    path = world.writer.path
+    world.reader.close()
+    world.writer.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    reader = Reader(world.state)
+    reader.renew()
+    assert f"its format is {version}" in reader.reason
+    reader.close()
+    world.writer = Writer(world.state)
+    assert "format" in world.writer.said
+
+
+def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    """Something that is no file at all is moved out of the way."""
+    (tmp_path / schema.FILE).mkdir()
+    writer = Writer(tmp_path)
+    assert "no file" in writer.said
+    writer.close()
+
+
+def test_a_stale_log_never_enters_a_new_index(world: World) -> None:
+    """When the index is deleted, its write-ahead log is not played into the next one."""
+    path = world.writer.path
+    world.sources["here"].records = people(2990)
+    world.sync()
+    aside = world.state / "aside"
+    shutil.copy(path.with_name(path.name + "-wal"), aside)
+    world.writer.close()
+    path.unlink()
+    shutil.copy(aside, path.with_name(path.name + "-wal"))
+    world.writer = Writer(world.state)
+    assert world.listed() == set()
+    assert world.writer.check(deep=True) == ""
+
+
+def test_damage_during_a_sync(world: World) -> None:
+    """A sync that meets a broken file reports it, and asks for the rebuilding."""
+    rubbish_inside(world.writer.path)
+    world.sources["here"].records = people(2900)
+    report = world.sync(good=False)
+    assert report.error
+    assert report.broken
+    assert not report.believable
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.sync.conftest import World, people
+world = World(Path({state!r}))
+lists = [people(1500), people(1450) + people(100, prefix="other")]
+print("ready", flush=True)
+while True:
+    for records in lists:
+        world.sources["here"].records = records
+        report = world.sync()
+        assert report.held == 0
+        world.writer.checkpoint(always=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_at_any_moment(tmp_path: Path, seed: int) -> None:
+    """A writer that is killed leaves one of the states it had committed, whole, and the next one goes on."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(root=str(ROOT), state=str(tmp_path))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    reader = Reader(tmp_path)
+    until = time.monotonic() + random.Random(seed).uniform(0.02, 0.6)
+    while time.monotonic() < until:
+        reader.renew()
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    reader.close()
+    world = World(tmp_path)
+    assert "rebuilt" not in world.writer.said
+    assert world.writer.check(deep=True) == ""
+    first = {r.local for r in people(1500)}
+    second = {r.local for r in people(1450) + people(100, prefix="other")}
+    assert world.listed() in (set(), first, second)
+    world.reader.renew()
+    counted = {state.name: state.rows for state in world.reader.directories()}
+    assert counted.get("here", 0) == len(world.listed())
+    world.sources["here"].records = people(1500)
+    assert world.sync().rows == 1500
+    assert world.listed() == first
+    world.close()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.sync.conftest import World, people
+world = World(Path({state!r}))
+world.sources["here"].records = people(2000)
+world.sync()
+world.writer.checkpoint(always=True)
+size = world.writer.path.stat().st_size
+for room in range(0, 1_500_000, 150_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    world.sources["here"].records = people(1900) + people(20_000, prefix="many-more-people-than-fit-")
+    report = world.sync(good=False)
+    if report.good:
+        break
+    assert "cannot" in report.error and "room" in report.hint, report.line()
+    assert not report.broken
+    assert len(world.listed()) == 2000
+    assert all(world.reader.rows("example.com", f"user{{n:05d}}") for n in range(2000))
+    print("full at", room, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert world.sync().rows == 21_900
+assert world.writer.check(deep=True) == ""
+print("good")
+"""
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    """When the disk is full at any point of a sync, the old state stays good and readable, and room heals it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL.format(root=str(ROOT), state=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("full at") >= 3
+    assert done.stdout.endswith("good\n")
