@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx init`: a configuration to start with, for what is found on this host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from policyd.cli import EXIT_FOUND, EXIT_GOOD
+from policyd.cli.common import Stop, config_option, examples, note, visible
+
+if TYPE_CHECKING:
+    from transport.config.settings import Settings
+
+
+@click.command(
+    epilog=examples(
+        "splitmx init --domain example.com --sql sqlite:////var/lib/mail/users.db --host mx.example.net",
+        "splitmx init --domain example.com --postfixadmin mysql+pymysql://splitmx@db/postfix --host mx.example.net",
+        "splitmx init --domain example.com --ldap ldaps://ldap.example.com --base ou=people,dc=example,dc=com"
+        " --host mx.example.net",
+        "splitmx init --domain example.com --file /etc/splitmx/people.txt --host mx.example.net --print",
+    )
+)
+@config_option
+@click.option(
+    "--domain", "domains", multiple=True, required=True, help="A domain to split; may be given several times."
+)
+@click.option("--sql", metavar="URL", help="Who is here: an SQLAlchemy URL; its query is to be adapted.")
+@click.option("--postfixadmin", metavar="URL", help="Who is here: a PostfixAdmin database.")
+@click.option("--ldap", metavar="URL", help="Who is here: an LDAP server; needs --base.")
+@click.option("--base", default="", help="The LDAP search base.")
+@click.option("--file", "list_file", metavar="PATH", help="Who is here: a file, one address a line.")
+@click.option(
+    "--host", "hosts", multiple=True, required=True, help="Where the others' mail goes: a host of the other side."
+)
+@click.option("--name", default="there", show_default=True, help="The destination's name.")
+@click.option("--local-transport", default="", help="Where local mail goes, e.g. lmtp:unix:private/dovecot-lmtp.")
+@click.option("--print", "to_stdout", is_flag=True, help="Print it, write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite an existing configuration; the old one is kept as FILE.old.")
+def init(
+    config: Path,
+    domains: tuple[str, ...],
+    sql: str | None,
+    postfixadmin: str | None,
+    ldap: str | None,
+    base: str,
+    list_file: str | None,
+    hosts: tuple[str, ...],
+    name: str,
+    local_transport: str,
+    to_stdout: bool,
+    force: bool,
+) -> int:
+    """Write a configuration to start with, and try it.
+
+    Each domain begins with enabled = "observe": nothing depends on splitmx until you set it to true.
+
+    Exit codes: 0 written, 1 written, but a directory cannot be read yet or is empty, 2 usage.
+    """
+    directory = _directory(sql, postfixadmin, ldap, base, list_file)
+    text = _text(domains, directory, hosts, name, local_transport)
+    if to_stdout:
+        click.echo(text, nl=False)
+        return EXIT_GOOD
+    if config.exists() and not force:
+        raise Stop(f"{config} exists", "--force replaces it and keeps it as .old, --print only shows the new one")
+    settings = _write(config, text)
+    click.echo(f"{config}: written")
+    code = _try(settings)
+    click.echo("next: splitmx check; then splitmx postfix show, or splitmx exim show")
+    return code
+
+
+def _directory(
+    sql: str | None, postfixadmin: str | None, ldap: str | None, base: str, list_file: str | None
+) -> list[str]:
+    """The lines of `[directories.here]`."""
+    given = [value for value in (sql, postfixadmin, ldap, list_file) if value]
+    if len(given) != 1:
+        raise Stop("say who is here by one of --sql, --postfixadmin, --ldap and --file")
+    if postfixadmin:
+        return ['type = "sql"', f"url = {_quoted(postfixadmin)}", 'schema = "postfixadmin"']
+    if sql:
+        query = "SELECT address, kind, targets, location, active FROM recipients"
+        return ['type = "sql"', f"url = {_quoted(sql)}", f"query = {_quoted(query)}  # only address is required"]
+    if ldap:
+        if not base:
+            raise Stop("--ldap needs --base", "for example --base ou=people,dc=example,dc=com")
+        return [
+            'type = "ldap"',
+            f"url = [{_quoted(ldap)}]",
+            f"base = {_quoted(base)}",
+            'schema = "openldap"  # or active-directory, or filter and address_attributes',
+            '# bind_dn = "cn=splitmx,dc=example,dc=com"',
+            '# bind_password_file = "/etc/splitmx/ldap.secret"',
+        ]
+    assert list_file is not None
+    return ['type = "file"', f"path = {_quoted(str(Path(list_file).absolute()))}", 'format = "list"']
+
+
+def _text(
+    domains: tuple[str, ...], directory: list[str], hosts: tuple[str, ...], name: str, local_transport: str
+) -> str:
+    queue = _postconf("queue_directory") or "/var/spool/postfix"
+    group = "postfix" if _postconf("queue_directory") else ""
+    access = f"?mode=0660&group={group}" if group else ""
+    delimiter = _postconf("recipient_delimiter") or "+"
+    lines = [
+        "# splitmx: written by `splitmx init`. docs/configuration.md and contrib/splitmx.toml explain every key.",
+        "",
+        "[daemon]",
+        f'socketmap = ["unix:{queue}/splitmx/socketmap.sock{access}"]',
+        f'policy    = ["unix:{queue}/splitmx/policy.sock{access}"]',
+        f"recipient_delimiter = {_quoted(delimiter)}  # as in main.cf",
+        "",
+        "[directories.here]  # who is on this side",
+        *directory,
+        "",
+        f"[destinations.{name}]  # where the others' mail goes",
+        f"hosts = [{', '.join(_quoted(host) for host in hosts)}]",
+        'tls = "may"  # encrypt, ca, ca+name or dane ask for more',
+        "",
+    ]
+    for domain in domains:
+        lines += [
+            f"[domains.{_quoted(domain)}]",
+            'enabled = "observe"  # decides and logs only; true when `splitmx observe report` shows what you expect',
+            'local = ["here"]',
+            f"destination = {_quoted(name)}",
+            'unknown = "verify"  # who is listed nowhere: ask the other side before accepting',
+            f"local_transport = {_quoted(local_transport)}"
+            + ("" if local_transport else "  # empty: right in mydestination and virtual_mailbox_domains only"),
+            '# postmaster = "…"  # an address; mail for postmaster@ must always arrive somewhere',
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _postconf(name: str) -> str:
+    """A setting of this host's Postfix, "" without one."""
+    if shutil.which("postconf") is None:
+        return ""
+    try:
+        run = subprocess.run(["postconf", "-h", name], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout.strip() if run.returncode == 0 else ""
+
+
+def _write(config: Path, text: str) -> Settings:
+    """Check the text, then put it in place. Raises ConfigErrors, and nothing is written."""
+    from transport.config.load import load
+
+    config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    aside = config.with_name(f".{config.name}.new")
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        settings = load(aside)
+        if config.exists():
+            shutil.copy2(config, config.with_name(config.name + ".old"))
+        aside.replace(config)
+    finally:
+        aside.unlink(missing_ok=True)
+    return settings
+
+
+def _try(settings: Settings) -> int:
+    """Read a little of each directory, and say what could be amiss."""
+    from transport.directories import open_source
+    from transport.directories.base import DirectoryError
+
+    code = EXIT_GOOD
+    for name, directory in settings.directories.items():
+        try:
+            source = open_source(directory)
+            try:
+                somebody = next(iter(source.list().records), None)
+            finally:
+                source.close()
+        except DirectoryError as fault:
+            note(visible(f"directory {name} cannot be read yet: {fault}" + (f"; {fault.hint}" if fault.hint else "")))
+            code = EXIT_FOUND
+            continue
+        if somebody is None:
+            note(f"directory {name} lists nobody; if that is right for now: may_be_empty = true")
+            code = EXIT_FOUND
+    return code

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx retire DOMAIN`: end the split of a domain when nobody is at the other side any more."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from policyd.cli import EXIT_GOOD
+from policyd.cli.common import Found, Stop, config_option, examples, json_option, note, print_json, visible
+
+if TYPE_CHECKING:
+    from transport.config.settings import Domain, Settings
+
+_SHOWN = 20
+
+
+class _Remote:
+    """Counts the lines of `relay_recipients` that are relayed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def write(self, text: str) -> None:
+        """Lines `key TAB value`."""
+        number = text.count("\tRELAY\n")
+        self.count += number
+        if number and len(self.first) < _SHOWN:
+            found = (line.partition("\t")[0] for line in text.splitlines() if line.endswith("\tRELAY"))
+            self.first.extend(list(found)[: _SHOWN - len(self.first)])
+
+
+class _Nowhere:
+    def write(self, text: str) -> None:
+        """Nothing is kept."""
+
+
+@click.command(epilog=examples("splitmx retire example.com --dry-run", "splitmx retire example.com"))
+@config_option
+@json_option
+@click.argument("domain")
+@click.option("--dry-run", is_flag=True, help="Only say whether it could be done.")
+@click.option("--force", is_flag=True, help="Retire it although recipients are at the other side: they will bounce.")
+def retire(config: Path, as_json: bool, domain: str, dry_run: bool, force: bool) -> int:
+    """End the split of DOMAIN: refuse while recipients are at the other side, else set `enabled = false`.
+
+    Routes of copies and of envelope domains stay for mail that is queued; the [domains] table can be removed after
+    maximal_queue_lifetime (5 days).
+
+    Exit codes: 0 done, 1 recipients are at the other side (they are named), 2 no such domain, 75 a directory could
+    not be read.
+    """
+    from transport.address import fold_domain
+    from transport.config.load import load
+
+    settings = load(config)
+    entry = settings.domains.get(fold_domain(domain) or "")
+    if entry is None:
+        raise Stop(f"{visible(domain)} is not a [domains] table of {config}")
+    reasons, first = _reasons(settings, entry)
+    if reasons and not force:
+        if as_json:
+            print_json({"domain": entry.name, "done": False, "reasons": reasons, "first": first})
+        for address in first:
+            note(visible(address))
+        raise Found(f"{entry.name} is not retired: {'; '.join(reasons)}", "move them here first (docs/moving.md)")
+    text = _disabled(config.read_text("utf-8"), entry.name)
+    if not dry_run:
+        from policyd.cli.configfile import install, reload_daemon
+
+        install(config, text)
+        reload_daemon(config)
+    if as_json:
+        print_json({"domain": entry.name, "done": not dry_run, "reasons": reasons, "first": first})
+    else:
+        click.echo(f"{entry.name}: {'could be retired' if dry_run else 'retired, enabled = false'}")
+        click.echo("next: splitmx postfix show says which settings of Postfix name it; postfix reload")
+        click.echo("      remove its [domains] table when the queue is empty of it (postqueue -p)")
+    return EXIT_GOOD
+
+
+def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
+    """Why it has to stay, and the first addresses at the other side."""
+    import time
+
+    from policyd.cli import index
+    from policyd.cli.common import Later
+    from transport.maps.population import MAPS, Population
+    from transport.maps.snapshot import Snapshot
+
+    reasons = []
+    aliases = sorted(other.name for other in settings.domains.values() if other.alias_of == domain.name)
+    if aliases:
+        reasons.append(f"{', '.join(aliases)} has alias_of = {domain.name}")
+    if not domain.remote and domain.unknown.value in ("relay", "verify") and not domain.alias_of:
+        reasons.append(
+            f'unknown = "{domain.unknown.value}" relays whoever is not listed, and no remote directory says who that is'
+        )
+    domains = {**settings.domains}
+    domains = {name: replace(one, enabled="yes" if name == domain.name else "no") for name, one in domains.items()}
+    if domain.alias_of:
+        return reasons, []
+    with index.opened(settings) as at_hand:
+        if at_hand.faults:
+            raise Later("; ".join(at_hand.faults))
+        alone = replace(settings, domains=domains)
+        remote = _Remote()
+        sinks = {name: remote if name == "relay_recipients" else _Nowhere() for name in MAPS}
+        now = time.time()
+        Population(alone, Snapshot(alone, at_hand.reader, now), now).write(sinks)
+    if remote.count:
+        reasons.insert(0, f"{remote.count} recipients are at the other side")
+    return reasons, remote.first
+
+
+def _disabled(text: str, name: str) -> str:
+    """The configuration's text with `enabled = false` in this domain's table."""
+    head = re.compile(
+        rf"^[ \t]*\[[ \t]*domains[ \t]*\.[ \t]*[\"']{re.escape(name)}[\"'][ \t]*\][ \t]*(?:#[^\n]*)?$",
+        re.MULTILINE | re.IGNORECASE,
+    )
+    found = head.search(text)
+    if found is None:
+        raise Stop(f'[domains."{name}"] has no table header of its own in the file', "set its enabled = false by hand")
+    following = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, found.end())
+    end = following.start() if following else len(text)
+    table = text[found.end() : end]
+    line = re.compile(r"^([ \t]*enabled[ \t]*=[ \t]*)(?:true|false|\"[^\"\n]*\"|'[^'\n]*')", re.MULTILINE)
+    table = line.sub(r"\1false", table, count=1) if line.search(table) else "\nenabled = false" + table
+    return text[: found.end()] + table + text[end:]
