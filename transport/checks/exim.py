@@ -89,7 +89,7 @@ def _expected(exim: Exim, wanted: EximPlan, own: dict[str, str]) -> Exim:
         ]
     )
     with tempfile.TemporaryDirectory(prefix="splitmx-exim-") as folder:
-        Path(folder).chmod(0o777)  # noqa: S103  Exim opens a log as its own user before it says what is wrong
+        Path(folder).chmod(0o777)  # Exim opens a log as its own user before it says what is wrong
         path = Path(folder) / "exim.conf"
         private = [f"spool_directory = {folder}", f"log_file_path = {folder}/%slog"]
         private += [f"{key} = {exim.settings[key]}" for key in ("exim_user", "exim_group") if key in exim.settings]

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cPanel host knows of its mail, read below a root folder and never written.
+
+Files, all named from the root: `etc/userdomains` and `etc/trueuserdomains` (domain: account), `etc/passwd` (accounts'
+homes), HOME/etc/DOMAIN/passwd (mailboxes), HOME/etc/.NAME@DOMAIN.suspended_incoming (a mailbox that takes no mail),
+`var/cpanel/suspended/ACCOUNT` (a suspended account), `etc/valiases/DOMAIN` (forwarders and the default address),
+`etc/localdomains`, `etc/remotedomains`, `etc/secondarymx` (who takes a domain's mail), `var/cpanel/users/ACCOUNT`
+(MXCHECK-DOMAIN: the choice made), and mailman's lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transport.address import external
+from transport.directories.base import DirectoryError, Listing, Skipped
+from transport.directories.reading import address_in, targets_of, why_not
+from transport.record import Kind, Record
+
+MAILMAN = "usr/local/cpanel/3rdparty/mailman/lists"
+_LIST_ADDRESSES = (
+    "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
+)  # fmt: skip
+_RIGHTS = "let the daemon's user read it and enter its folders (an ACL on HOME and HOME/etc), or run it as root"
+_KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*"[^:]*|[^:]+?)\s*:\s?(.*)')
+# between the targets of one line; not inside quotes
+_TARGET = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
+
+
+@dataclass(slots=True)
+class Aliases:
+    """One file of `etc/valiases`. entries: address as written -> its targets; default: the `*` line, "" for none."""
+
+    entries: dict[str, list[str]] = field(default_factory=dict)
+    default: str = ""
+
+
+class Tree:
+    """The files of one host. Every method raises DirectoryError for what is there and cannot be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.newest = 0.0  # mtime of the newest file that was read
+
+    def text(self, name: str) -> str | None:
+        """A file below the root; None when there is none."""
+        return self._read(self.root / name)
+
+    def _read(self, path: Path) -> str | None:
+        try:
+            text = path.read_text("utf-8", "surrogateescape")
+            self.newest = max(self.newest, path.stat().st_mtime)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as fault:
+            raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
+        return text
+
+    def _exists(self, path: Path) -> bool:
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as fault:
+            raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
+        return True
+
+    def owners(self, name: str = "etc/userdomains") -> dict[str, str]:
+        """Domain -> account."""
+        text = self.text(name)
+        if text is None:
+            raise DirectoryError(f"{self.root / name} does not exist", "is this the root folder of a cPanel host?")
+        return {key: value for key, value in _pairs(text) if key != "*" and value and value != "nobody"}
+
+    def main_domain(self, account: str) -> str:
+        """The account's first domain, "" when it is not known: its user name is a mailbox there."""
+        text = self.text("etc/trueuserdomains") or ""
+        return next((domain for domain, owner in _pairs(text) if owner == account), "")
+
+    def names(self, name: str) -> frozenset[str]:
+        """A file of domains, a line each: localdomains, remotedomains, secondarymx."""
+        lines = (line.strip().lower() for line in (self.text(name) or "").splitlines())
+        return frozenset(line for line in lines if line and not line.startswith("#"))
+
+    def home(self, account: str) -> Path:
+        """An account's home below the root."""
+        for line in (self.text("etc/passwd") or "").splitlines():
+            fields = line.split(":")
+            if len(fields) >= 6 and fields[0] == account and fields[5].startswith("/"):
+                return self.root / fields[5].lstrip("/")
+        return self.root / "home" / account
+
+    def mailboxes(self, account: str, domain: str) -> list[str]:
+        """Local parts of a domain's mailboxes."""
+        home = self.home(account)
+        if not self._exists(home):
+            raise DirectoryError(f"{home}: no such folder", "is the disk with the accounts mounted?")
+        text = self._read(home / "etc" / domain / "passwd") or ""
+        return [line.split(":", 1)[0] for line in text.splitlines() if line.strip() and ":" in line]
+
+    def suspended(self, account: str) -> bool:
+        """Whether the whole account is."""
+        return self._exists(self.root / "var/cpanel/suspended" / account)
+
+    def takes_no_mail(self, account: str, local: str, domain: str) -> bool:
+        """Whether one mailbox's incoming mail is suspended."""
+        return "/" not in local and self._exists(self.home(account) / f"etc/.{local}@{domain}.suspended_incoming")
+
+    def aliases(self, domain: str) -> Aliases:
+        """The forwarders and the default address of a domain."""
+        found = Aliases()
+        for line in (self.text(f"etc/valiases/{domain}") or "").splitlines():
+            match = _KEY.fullmatch(line)
+            if match is None or line.lstrip().startswith("#"):
+                continue
+            if match[1] == "*":
+                found.default = match[2].strip()
+            else:
+                found.entries.setdefault(match[1], []).extend(split_targets(match[2]))
+        return found
+
+    def domain_forwarder(self, domain: str) -> str:
+        """Where the whole domain goes, "" for nowhere (etc/vdomainaliases)."""
+        text = self.text(f"etc/vdomainaliases/{domain}") or ""
+        return next((value for key, value in _pairs(text) if key == domain), "")
+
+    def lists(self, domain: str) -> list[str]:
+        """Names of mailman's lists of a domain."""
+        try:
+            found = [path.name for path in (self.root / MAILMAN).iterdir()]
+        except OSError:
+            return []
+        return sorted(name.removesuffix(f"_{domain}") for name in found if name.endswith(f"_{domain}"))
+
+    def choice(self, account: str, domain: str) -> str:
+        """The mail exchanger that was chosen: auto, local, remote or secondary."""
+        for line in (self.text(f"var/cpanel/users/{account}") or "").splitlines():
+            key, sign, value = line.partition("=")
+            if sign and key.strip().lower() == f"mxcheck-{domain}":
+                return {"0": "local", "": "auto"}.get(value.strip(), value.strip().lower())
+        return "auto"
+
+    def state(self, domain: str) -> str:
+        """What Exim does with the domain now: local, remote, secondary (backup), or "" when it knows it not."""
+        if domain in self.names("etc/secondarymx"):
+            return "secondary"
+        if domain in self.names("etc/remotedomains"):
+            return "remote"
+        return "local" if domain in self.names("etc/localdomains") else ""
+
+
+def split_targets(text: str) -> list[str]:
+    """The targets of one line. What begins with `:` or `|` is one target to its end."""
+    text = text.strip()
+    if text.startswith((":", "|", '"|')):
+        return [text]
+    return [found.strip() for found in _TARGET.findall(text) if found.strip()]
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        key, sign, value = line.partition(":")
+        if sign and not line.lstrip().startswith("#"):
+            yield key.strip().lower(), value.strip()
+
+
+def listing(path: Path, domains: Sequence[str]) -> Listing:
+    """Everyone of these domains on the host below `path`: mailboxes, forwarders, lists, the account's own mailbox.
+
+    A suspended account's people, and mailboxes that take no mail, are listed as inactive. Forwarders to commands,
+    files and special words are listed without targets: the host's own routers deliver to them.
+    """
+    tree, skipped = Tree(path), Skipped()
+    owners = tree.owners()
+    if domains and not any(domain in owners for domain in domains):
+        raise DirectoryError(
+            f"{path / 'etc/userdomains'} names none of {', '.join(list(domains)[:5])}", "are they on this host?"
+        )
+    records: list[Record] = []
+    for domain in domains:
+        if domain not in owners:
+            skipped.add(domain, "not a domain of this cPanel host")
+            continue
+        records += _domain(tree, owners[domain], domain, skipped)
+    return Listing(iter(records), skipped, content_time=tree.newest or None)
+
+
+def _domain(tree: Tree, account: str, domain: str, skipped: Skipped) -> Iterator[Record]:
+    off = tree.suspended(account)
+    found: dict[tuple[str, str], Record] = {}
+    names = [(local, not off and not tree.takes_no_mail(account, local, domain)) for local in
+             tree.mailboxes(account, domain)]  # fmt: skip
+    if tree.main_domain(account) == domain:
+        names.append((account, not off))
+    for local, active in names:
+        address = address_in(f"{local}@{domain}")
+        if address is None:
+            skipped.add(f"{local}@{domain}", why_not(f"{local}@{domain}"))
+        else:
+            found.setdefault(address[:2], Record(address.local, address.domain, Kind.MAILBOX, active))
+    for name, words in tree.aliases(domain).entries.items():
+        address = address_in(name if "@" in name else f"{name}@{domain}")
+        if address is None:
+            skipped.add(name, why_not(name))
+            continue
+        targets = _targets(words, skipped, name)
+        first = found.get(address[:2])
+        if first is None:
+            found[address[:2]] = Record(address.local, address.domain, Kind.ALIAS, not off, targets=targets)
+        elif targets:
+            # a forwarder beside a mailbox: cPanel delivers to both
+            own = external(address.local, address.domain)
+            found[address[:2]] = first._replace(targets=tuple(dict.fromkeys((own, *targets))))
+    for name in tree.lists(domain):
+        for suffix in _LIST_ADDRESSES:
+            address = address_in(f"{name}{suffix}@{domain}")
+            if address is not None:
+                found.setdefault(
+                    address[:2],
+                    Record(address.local, address.domain, Kind.ALIAS if suffix else Kind.GROUP, not off),
+                )
+    yield from found.values()
+
+
+def _targets(words: Sequence[str], skipped: Skipped, owner: str) -> tuple[str, ...]:
+    """Addresses only when all are addresses: else the host itself has to do it."""
+    if any(word.startswith((":", "|", '"|', "/")) or "@" not in word for word in words):
+        return ()
+    return targets_of(words, skipped, owner)[0]
