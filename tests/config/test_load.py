@@ -26,6 +26,7 @@ from transport.config.settings import (
     SqlOptions,
     Unknown,
 )
+from transport.mta.hosts import own_names
 
 HERE = Path(__file__).parent
 BAD = sorted((HERE / "bad").glob("*.toml"))
@@ -331,3 +332,34 @@ def test_errors_can_be_sent_between_processes() -> None:
     with pytest.raises(ConfigErrors) as caught:
         load_text("x = 1", "x")
     assert pickle.loads(pickle.dumps(caught.value)).errors == caught.value.errors
+
+
+def test_hosts_file_names_are_own(tmp_path: Path) -> None:
+    """Names that hosts(5) gives to this host's own addresses are its own; those of other addresses are not."""
+    file = tmp_path / "hosts"
+    file.write_text(
+        "127.0.1.1 MX.example.com. mx # us\n127.0.0.7 other.example.com\n192.0.2.77 far.example.com\n::1 six\n"
+    )
+    names = own_names(file)
+    assert {"mx.example.com", "mx", "six", "localhost"} <= names
+    assert not {"other.example.com", "far.example.com", "us"} & names
+
+
+def test_what_is_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known option that does not work yet is refused with the reason; another value of its key is not."""
+    table = {("domains", "delivery", "dual"): "split", ("daemon", "workers", None): "leave it out"}
+    monkeypatch.setattr("transport.config.load.NOT_YET", table)
+    text = SQL + '[domains."example.com"]\nlocal = ["here"]\ndestination = "m365"\ndelivery = "split"\n'
+    assert errors_of(text) == []
+    assert errors_of("[daemon]\nworkers = 2\n" + text.replace('"split"', '"dual"')) == [
+        "x.toml:2: [daemon] workers: found 2, which does not work yet; allowed: leave it out",
+        'x.toml:13: [domains."example.com"] delivery: found "dual", which does not work yet; allowed: split',
+    ]
+
+
+def test_ten_thousand_domains() -> None:
+    """A hosting provider's file loads, each domain on its own."""
+    one = '[domains."d{}.example.com"]\nlocal = ["here"]\ndestination = "m365"\n'
+    settings = load_text(SQL + "".join(one.format(n) for n in range(10_000)), "x")
+    assert len(settings.domains) == 10_000
+    assert len(settings.directories["here"].domains) == 10_000

@@ -9,40 +9,46 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
-from transport.config import values
+from transport.config import places, values
 from transport.config.errors import Wrong
 from transport.config.listeners import parse_control, parse_listener
+from transport.config.model_directories import (
+    DIRECTORY_TYPES,
+    DirectoryTable,
+    FileTable,
+    LdapTable,
+    Mailbox,
+    Some,
+    SqlTable,
+    Table,
+    not_empty,
+)
 from transport.config.settings import Listener, Location, Peer, Unknown
 
-Duration = Annotated[float, PlainValidator(values.duration)]
-Text = Annotated[str, PlainValidator(values.text)]
-Some = Annotated[str, PlainValidator(values.some)]
+__all__ = [
+    "DIRECTORY_TYPES",
+    "NAMED",
+    "SINGLE",
+    "DaemonTable",
+    "DestinationTable",
+    "DirectoryTable",
+    "DomainTable",
+    "FileTable",
+    "LdapTable",
+    "SqlTable",
+    "StaticTable",
+    "Table",
+    "WaveTable",
+    "keys_of",
+]
+
 Name = Annotated[str, PlainValidator(values.plain_name)]
 Socket = Annotated[Listener, PlainValidator(parse_listener)]
-Network = Annotated[str, PlainValidator(values.network)]
-Share = Annotated[float, PlainValidator(values.share)]
-Mailbox = Annotated[str, PlainValidator(values.mailbox)]
+Network = Annotated[str, PlainValidator(places.network)]
 MaybeMailbox = Annotated[str, PlainValidator(values.maybe(values.mailbox))]
 MaybeDomain = Annotated[str, PlainValidator(values.maybe(values.domain))]
-Attribute = Annotated[str, PlainValidator(values.attribute)]
-MaybeAttribute = Annotated[str, PlainValidator(values.maybe(values.attribute))]
-
-
-def _not_empty(value: object) -> object:
-    if isinstance(value, list) and not value:
-        raise Wrong("at least one value, or leave the key out", "an empty list")
-    return value
-
-
-def _compare(value: object) -> float | None:
-    if value == "auto":
-        return None
-    try:
-        return values.between(0.1, 31_536_000, "a duration up to 365d")(value)
-    except Wrong as wrong:
-        raise Wrong(f'"auto" or {wrong.allowed}') from None
 
 
 def _moment_or_empty(value: object) -> float | None:
@@ -53,12 +59,6 @@ def _word(value: object) -> str:
     if not isinstance(value, str) or value != value.strip():
         raise Wrong("a word without blanks around it")
     return values.some(value)
-
-
-class Table(BaseModel):
-    """A table of the file: unknown keys are mistakes, and nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class DaemonTable(Table):
@@ -122,187 +122,15 @@ class StaticTable(Table):
     types: list[Annotated[str, PlainValidator(values.plain_name)]] = Field(
         [], description="Map types; empty: what `postconf default_database_type` names.", examples=[["lmdb"]]
     )
-    for_: Annotated[list[Literal["postfix", "exim"]], BeforeValidator(_not_empty)] = Field(
+    for_: Annotated[list[Literal["postfix", "exim"]], BeforeValidator(not_empty)] = Field(
         ["postfix"], alias="for", description="Which MTA reads them.", examples=[["postfix", "exim"]]
     )
 
 
-class DirectoryTable(Table):
-    """A source of recipients: who is there."""
-
-    fresh_for: Annotated[float, PlainValidator(values.between(0, 3600, "a duration up to 1h"))] = Field(
-        5.0,
-        description='How long after a good reading its "no" is believed; then it is asked itself.',
-        examples=["5s"],
-    )
-    sync_every: Annotated[float, PlainValidator(values.between(0.1, 604_800, "a duration from 100ms to 1w"))] = Field(
-        15.0, description="How often it is asked what has changed.", examples=["15s"]
-    )
-    compare_every: Annotated[float | None, PlainValidator(_compare)] = Field(
-        None,
-        description='How often everything is read and compared. `"auto"`: the longer of `sync_every` and 20 × the '
-        "duration of the last reading.",
-        examples=["1h"],
-    )
-    deadline: Annotated[float, PlainValidator(values.between(0.01, 10, "a duration from 10ms to 10s"))] = Field(
-        1.0,
-        description='How long a live look-up may take before it is answered "try again later". No query is given '
-        "more than 2 s.",
-        examples=["1s"],
-    )
-    max_shrink: Share = Field(
-        0.2,
-        description="Deletions are held back for a domain that loses more than this part of its addresses, and more "
-        "than `shrink_floor`, at once.",
-        examples=[0.2],
-    )
-    shrink_floor: Annotated[int, PlainValidator(values.whole(0, 10**9))] = Field(
-        10, description="Up to so many deletions are never held back.", examples=[10]
-    )
-    max_moved: Share = Field(
-        0.1,
-        description="Changes of side beyond this part of a domain (and at least 10) are held back.",
-        examples=[0.1],
-    )
-    may_be_empty: bool = Field(False, description="`true`: a reading without any address is believed.", examples=[True])
-    canary: list[Mailbox] = Field(
-        [],
-        description="Addresses that surely are listed, besides those chosen by itself: a directory that does not "
-        "find any of those asked is not believed.",
-        examples=[["postmaster@example.com"]],
-    )
-
-
-class SqlTable(DirectoryTable):
-    """A database: SQLite, PostgreSQL, MariaDB or MySQL."""
-
-    type: Literal["sql"] = Field(description="`sql`", examples=["sql"])
-    url: Annotated[str, PlainValidator(values.sql_url)] = Field(
-        description="A SQLAlchemy URL. Keep the password out of it: `password_file`.",
-        examples=["postgresql+psycopg://splitmx@db.example.com/mail"],
-    )
-    password_file: Text = Field(
-        "",
-        description="File that holds the password alone; 0640 or stricter.",
-        examples=["/etc/splitmx/db.secret"],
-    )
-    query: Annotated[str, PlainValidator(values.maybe(values.sql_query))] = Field(
-        "",
-        description="Lists everyone. Columns: `address` (required), `kind` (mailbox, alias, group), `targets` (blanks "
-        "or commas between), `location`, `active`. For a live look-up it is wrapped and narrowed. Either this or "
-        "`schema`.",
-        examples=["SELECT address, kind, targets, location, active FROM recipients"],
-    )
-    lookup: Annotated[str, PlainValidator(values.maybe(values.sql_lookup))] = Field(
-        "",
-        description="Another query, with `:addresses`, for live look-ups where wrapping the first one is slow.",
-        examples=["SELECT address FROM recipients WHERE address IN :addresses"],
-    )
-    changed: Annotated[str, PlainValidator(values.maybe(values.column))] = Field(
-        "", description="Column that grows with each change, for incremental reading.", examples=["modified"]
-    )
-    exact_case: bool = Field(
-        False,
-        description="`true`: the column already is in lower case, so that its index serves.",
-        examples=[True],
-    )
-    schema_: Text = Field(
-        "", alias="schema", description="A preset instead of a query: `postfixadmin`.", examples=["postfixadmin"]
-    )
-
-
-class LdapTable(DirectoryTable):
-    """An LDAP server: OpenLDAP, Active Directory and others."""
-
-    type: Literal["ldap"] = Field(description="`ldap`", examples=["ldap"])
-    url: Annotated[list[str], PlainValidator(values.ldap_urls)] = Field(
-        description="One URL or several, in the order they are tried.", examples=[["ldaps://ldap1.example.com"]]
-    )
-    starttls: bool = Field(False, description="StartTLS on `ldap://`.", examples=[True])
-    ca_file: Text = Field(
-        "",
-        description="CA certificates (PEM) to verify the server with; empty: the system's.",
-        examples=["/etc/ssl/certs/ca-certificates.crt"],
-    )
-    bind_dn: Annotated[str, PlainValidator(values.maybe(values.dn))] = Field(
-        "", description="Who to bind as; empty: anonymous.", examples=["cn=splitmx,dc=example,dc=com"]
-    )
-    bind_password_file: Text = Field(
-        "",
-        description="File that holds the password alone; 0640 or stricter.",
-        examples=["/etc/splitmx/ldap.secret"],
-    )
-    base: Annotated[str, PlainValidator(values.dn)] = Field(
-        description="Where the search begins.", examples=["ou=people,dc=example,dc=com"]
-    )
-    filter: Annotated[str, PlainValidator(values.ldap_filter)] = Field(
-        "(objectClass=*)",
-        description="Who is listed; narrowed for a live look-up.",
-        examples=["(objectClass=inetOrgPerson)"],
-    )
-    address_attributes: Annotated[list[Attribute], BeforeValidator(_not_empty)] = Field(
-        ["mail"],
-        description="Attributes that hold addresses. `smtp:` before a value is taken off.",
-        examples=[["mail", "mailAlternateAddress"]],
-    )
-    kind_attribute: MaybeAttribute = Field(
-        "", description="Attribute that says mailbox, alias or group.", examples=["mailKind"]
-    )
-    target_attributes: list[Attribute] = Field(
-        [],
-        description="Attributes with the targets of an alias or a forward.",
-        examples=[["mailForwardingAddress"]],
-    )
-    member_attribute: MaybeAttribute = Field(
-        "", description="Attribute with a group's members: DNs or addresses.", examples=["member"]
-    )
-    location_attribute: MaybeAttribute = Field(
-        "", description="Attribute with the location word.", examples=["mailHost"]
-    )
-    suspended_filter: Annotated[str, PlainValidator(values.maybe(values.ldap_filter))] = Field(
-        "", description="Filter of those who are suspended.", examples=["(mailStatus=disabled)"]
-    )
-    schema_: Text = Field(
-        "",
-        alias="schema",
-        description="A preset: `openldap`, `active-directory`. Keys that are set win over it.",
-        examples=["active-directory"],
-    )
-
-
-class FileTable(DirectoryTable):
-    """A file or folder: a list, an export of a vendor, a system's own tables."""
-
-    type: Literal["file"] = Field(description="`file`", examples=["file"])
-    path: Some = Field(
-        description="The file (cpanel: the root folder, usually `/`). Relative ones begin at the configuration's "
-        "folder.",
-        examples=["/etc/splitmx/m365-recipients.csv"],
-    )
-    format: Literal[
-        "list", "csv", "postfix", "passwd", "aliases", "m365", "zoho", "google", "cpanel", "cpanel-uapi"
-    ] = Field(
-        description="`list`, `csv`, `postfix`, `passwd`, `aliases`, `m365`, `zoho`, `google`, `cpanel`, `cpanel-uapi`",
-        examples=["csv"],
-    )
-    columns: dict[Literal["address", "kind", "targets", "location", "active"], Some] = Field(
-        {},
-        description="csv: the heads of the columns, where they differ from `address`, `kind`, `targets`, "
-        "`location`, `active`.",
-        examples=[{"address": "Mail"}],
-    )
-    max_age: Duration | None = Field(
-        None,
-        description='How long its "no" counts, from the age of the content. Not set: never (`0s`) for csv, m365, '
-        "zoho and google; always for the others.",
-        examples=["24h"],
-    )
-
-
 class DestinationTable(Table):
-    """Where relayed mail goes. Its name is of a-z, 0-9 and -, 1 to 40 long, not `local` or `group`."""
+    """Where relayed mail goes. Its name is of a-z, 0-9 and - (inside), 1 to 40 long, not `local` or `group`."""
 
-    hosts: Annotated[list[Annotated[str, PlainValidator(values.host)]], BeforeValidator(_not_empty)] = Field(
+    hosts: Annotated[list[Annotated[str, PlainValidator(values.host)]], BeforeValidator(not_empty)] = Field(
         [],
         description="Host names or addresses, tried in order, without MX look-up. Either this or `domain`.",
         examples=[["example-com.mail.protection.outlook.com"]],
@@ -311,7 +139,7 @@ class DestinationTable(Table):
         "", description="A domain whose MX hosts are used.", examples=["other.example"]
     )
     port: Annotated[int, PlainValidator(values.whole(1, 65535))] = Field(25, description="The port.", examples=[2525])
-    service: Annotated[str, PlainValidator(values.service)] = Field(
+    service: Annotated[str, PlainValidator(places.service)] = Field(
         "relay", description="The master.cf service (Postfix) that carries it.", examples=["relay"]
     )
     tls: Literal["none", "may", "encrypt", "ca", "ca+name", "dane"] = Field(
@@ -329,7 +157,7 @@ class DestinationTable(Table):
         "sender", description="Who gets the report when delivery fails.", examples=["postmaster"]
     )
     plus: Literal["keep", "strip"] = Field("keep", description="`strip`: extensions are taken off.", examples=["strip"])
-    peers: list[Annotated[Peer, PlainValidator(values.peer)]] = Field(
+    peers: list[Annotated[Peer, PlainValidator(places.peer)]] = Field(
         [],
         description="How its connections are recognised: networks, `spf:NAME`, `listener:ADDRESS:PORT`, "
         "`cert:FINGERPRINT`.",
@@ -409,13 +237,13 @@ class DomainTable(Table):
         examples=["admin@example.com"],
     )
     abuse: MaybeMailbox = Field("", description="The same for abuse@.", examples=["admin@example.com"])
-    local_transport: Annotated[str, PlainValidator(values.next_hop)] = Field(
+    local_transport: Annotated[str, PlainValidator(places.next_hop)] = Field(
         "",
         description="What `transport` answers for who is here; empty: `:`, right only in mydestination and "
         "virtual_mailbox_domains.",
         examples=["lmtp:unix:private/dovecot-lmtp"],
     )
-    locations: dict[Annotated[str, PlainValidator(_word)], Annotated[Location, PlainValidator(values.location)]] = (
+    locations: dict[Annotated[str, PlainValidator(_word)], Annotated[Location, PlainValidator(places.location)]] = (
         Field(
             {},
             description="What the directories' location words mean: a destination, `local` or "
@@ -438,15 +266,13 @@ class WaveTable(Table):
     )
     domain: Annotated[str, PlainValidator(values.domain)] = Field(description="Their domain.", examples=["example.com"])
     to: Some = Field(description="A destination, or `local`.", examples=["m365"])
-    addresses: Annotated[list[Mailbox], BeforeValidator(_not_empty)] = Field(
+    addresses: Annotated[list[Mailbox], BeforeValidator(not_empty)] = Field(
         [], description="The addresses. Either this or `file`.", examples=[["bob@example.com"]]
     )
     file: Some = Field(
         "", description="A file with one address a line; `#` begins a comment.", examples=["/etc/splitmx/pilot.txt"]
     )
 
-
-DIRECTORY_TYPES: dict[str, type[DirectoryTable]] = {"sql": SqlTable, "ldap": LdapTable, "file": FileTable}
 
 SINGLE: dict[str, type[Table]] = {"daemon": DaemonTable, "static": StaticTable}
 """Tables that stand once."""

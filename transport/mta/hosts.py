@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from pathlib import Path
 
 
 def is_own_address(text: str) -> bool:
@@ -34,7 +35,16 @@ def is_own_address(text: str) -> bool:
     return ipaddress.ip_address(source.partition("%")[0]) == address
 
 
-def own_names() -> frozenset[str]:
-    """The names this host has for itself, in lower case."""
-    name = socket.gethostname().lower().rstrip(".")
-    return frozenset({"localhost", "localhost.localdomain", "ip6-localhost", name} - {""})
+def own_names(hosts_file: Path = Path("/etc/hosts")) -> frozenset[str]:
+    """The names this host has for itself, in lower case: its host name, and what hosts(5) says of its addresses."""
+    names = {"localhost", "localhost.localdomain", "ip6-localhost", socket.gethostname().lower().rstrip(".")}
+    try:
+        lines = hosts_file.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        words = line.partition("#")[0].split()
+        # 127.0.1.1 is how Debian gives a host without a fixed address its name
+        if len(words) > 1 and (words[0] == "127.0.1.1" or is_own_address(words[0])):
+            names.update(word.lower().rstrip(".") for word in words[1:])
+    return frozenset(names - {""})
