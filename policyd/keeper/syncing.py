@@ -112,9 +112,13 @@ class Syncing:
 
     def lag(self) -> dict[str, float | None]:
         """Seconds within which additions, moves and removals become answers here, at most; None: not at all."""
-        feed = self.directory.sync_every if self._feed and self.directory.live else None
-        moves = self.every if feed is None else min(feed, self.every)
-        return {"additions": 0.0 if self.directory.live else self.every, "moves": moves, "removals": moves}
+        every = self.every if self.directory.live else _FILE_POLL
+        moves = removals = every
+        if self._feed and self.directory.live:
+            moves = min(every, self.directory.sync_every)
+            if self.directory.type != "sql":  # a row that is gone carries no `changed` any more
+                removals = moves
+        return {"additions": 0.0 if self.directory.live else every, "moves": moves, "removals": removals}
 
     async def _run(self) -> None:
         while True:

@@ -182,7 +182,7 @@ class Worker:
                 "destination": decision.destination,
                 "directory": decision.directory,
                 "listed": decision.listed,
-                "rule": judgement.rule.name.lower() if judgement is not None else "",
+                "rule": judgement.rule.name if judgement is not None else "",
                 "code": judgement.code if judgement is not None else 0,
             }
         )
