@@ -123,9 +123,19 @@ def _one(
     from transport.maps.write import BuildError
 
     try:
-        if target != "postfix":
-            raise Stop(f"build --for {target}: not yet")
-        report = build_maps(settings, reader, folder, types, check=check, accept=accept, alone=alone, progress=progress)
+        if target == "exim":
+            from transport.maps.exim import build_exim
+
+            kinds = tuple(kind for kind in types if kind in ("cdb", "lsearch"))
+            report = build_exim(settings, reader, folder, kinds, check=check, accept=accept, alone=alone)
+        elif target == "cpanel-forwarders":
+            from transport.maps.exim_forwarders import build_forwarders
+
+            report = build_forwarders(settings, reader, folder, check=check)
+        else:
+            report = build_maps(
+                settings, reader, folder, types, check=check, accept=accept, alone=alone, progress=progress
+            )
     except BuildRefusedError as fault:
         raise Stop(str(fault), fault.hint) from None
     except BuildError as fault:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from transport.checks import configured, destinations, directories, population
+from transport.checks import configured, cpanel, destinations, directories, population
 from transport.checks.destinations import DestinationResult, Ourselves, ourselves
 from transport.checks.directories import DirectoryResult
 from transport.checks.dns import Dns
@@ -56,6 +56,7 @@ def look(
     with directories.read_all(settings, progress) as (results, reader):
         overview.directories = results
         found += population.findings(settings, reader)
+        found += cpanel.findings(settings, reader, dns)
     overview.destinations = destinations.check(settings, dns, us, connect=connect, ca_file=_ca_file(postfix))
     found += destinations.tlsa(settings, dns)
     if postfix is not None:
@@ -64,6 +65,16 @@ def look(
     found += [finding for result in overview.destinations for finding in result.findings]
     overview.findings = sorted(dict.fromkeys(found), key=lambda finding: _ORDER[finding.level])
     return overview
+
+
+def daily(settings: Settings, dns: Dns | None = None) -> list[Finding]:
+    """The look at names that the daemon takes at its start and each day: destinations that vanished from the DNS,
+    take no mail (null MX), or have become this host. No SMTP; seconds, so never on an event loop."""
+    ignored: list[Finding] = []
+    dns = dns or Dns()
+    results = destinations.check(settings, dns, _ourselves(_postfix(ignored)), connect=False)
+    found = [finding for result in results for finding in result.findings]
+    return [finding for finding in (*found, *destinations.tlsa(settings, dns)) if finding.level != "note"]
 
 
 def _postfix(found: list[Finding]) -> Postfix | None:
