@@ -79,10 +79,16 @@ class Static:
         reader.use({name: one.fingerprint for name, one in settings.directories.items()})
         reader.renew()
         began = time.monotonic()
+        static, reports = settings.static, []
         try:
-            report = build(
-                settings, reader, settings.static.directory, settings.static.types, spf=spf, reload=self._reload_postfix
-            )
+            if "postfix" in static.for_:
+                reports.append(
+                    build(settings, reader, static.directory, static.types, spf=spf, reload=self._reload_postfix)
+                )
+            if "exim" in static.for_:
+                from transport.maps.exim import build_exim
+
+                reports.append(build_exim(settings, reader, static.directory))
         except BuildError as error:
             self.error = str(error)
             log.limited(log.WARNING, f"static {error}", "static maps are not built, the old ones stay", error=error,
@@ -91,15 +97,16 @@ class Static:
         finally:
             reader.close()
         self.error = ""
-        self.held = tuple(report.held)
+        self.held = tuple(dict.fromkeys(reason for report in reports for reason in report.held))
         self.built_at, self.seconds = time.time(), time.monotonic() - began
         self.builds += 1
-        if report.held:
+        if self.held:
             log.limited(log.WARNING, "static held", "static maps would shrink, held back: splitmx build --accept",
-                        why="; ".join(report.held)[:300])  # fmt: skip
-        if report.changed:
-            log.say(log.INFO, "static maps built", directory=settings.static.directory, seconds=f"{self.seconds:.2f}",
-                    maps=",".join(one.name for one in report.maps if one.written))  # fmt: skip
+                        why="; ".join(self.held)[:300])  # fmt: skip
+        if any(report.changed for report in reports):
+            written = [one.name for report in reports for one in report.maps if one.written]
+            log.say(log.INFO, "static maps built", directory=static.directory, seconds=f"{self.seconds:.2f}",
+                    maps=",".join(written))  # fmt: skip
 
     def _guard(self, settings: Settings) -> None:
         """Live maps alone: only the table by which Postfix knows our domains."""
