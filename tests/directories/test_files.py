@@ -267,7 +267,8 @@ def cpanel_tree(root: Path) -> None:
         "home2/alice/etc/example.com/passwd": "ann:x:1001:1001::/home2/alice/mail/ann:/x\nbob:x:1:1::/x:/x\n",
         "home2/alice/etc/example.net/passwd": "ann:x:1001:1001::/x:/x\n",
         "home/zed/etc/example.org/passwd": "zoe:x:1002:1002::/x:/x\n",
-        "etc/valiases/example.com": "sales@example.com: ann@example.com, x@elsewhere.example\nbob@example.com: y@z.example\n"
+        "etc/valiases/example.com": "sales@example.com: ann@example.com, x@elsewhere.example\n"
+        "bob@example.com: y@z.example\n"
         'auto@example.com: "|/usr/local/cpanel/bin/autorespond auto"\n*: alice\n',
         "etc/valiases/example.net": "*: :fail: No Such User Here\n",
         "var/cpanel/suspended/zed": "",

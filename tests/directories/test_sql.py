@@ -383,3 +383,24 @@ def test_many_threads_each_with_a_source(database: Database) -> None:
     for thread in threads:
         thread.join()
     assert answers == [{"ann@example.com"}] * 80
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_a_database_in_latin1(kind: str, request: pytest.FixtureRequest) -> None:
+    """What its encoding cannot hold is nobody's, and does not harm the others in a batch."""
+    rows = "INSERT INTO r VALUES ('jörg@example.com'), ('ann@example.com')"
+    if kind == "postgres":
+        postgres: Postgres = request.getfixturevalue(kind)
+        postgres.sql("DROP DATABASE IF EXISTS latin1")
+        postgres.sql("CREATE DATABASE latin1 ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+        postgres.sql(f"SET client_encoding = utf8; CREATE TABLE r (address text); {rows}", "latin1")
+        url = postgres.url_of("latin1")
+    else:
+        mariadb: MariaDb = request.getfixturevalue(kind)
+        url = mariadb.database("latin1")
+        mariadb.sql(f"CREATE TABLE r (address VARCHAR(99) CHARACTER SET latin1); {rows}", "latin1")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    assert {r.local for r in source.list().records} == {"jörg", "ann"}
+    asked = [(name, "example.com") for name in ("日本", "ann", "😀", "jörg", "a\u200db")]
+    assert {r.local for r in source.ask(asked, 2).records} == {"jörg", "ann"}
+    source.close()

@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from tests.servers.process import Process, accepts, free_port, run, scratch, tool
+from tests.servers.process import Process, accepts, free_port, run, scratch, stopped, tool, wait_until
 
 _FOLDERS = sorted((str(p) for p in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 BINARY = tool("postgres", *_FOLDERS)
@@ -140,9 +140,10 @@ class Postgres:
 
     def hang(self) -> None:
         """SIGSTOP for the server and every backend."""
+        self.process.hang()
         for child in _children(self.process.pid):
             _signal(child, signal.SIGSTOP)
-        self.process.hang()
+            assert wait_until(lambda pid=child: stopped(pid)), "a backend does not stop"
 
     def cont(self) -> None:
         """SIGCONT for all of them."""

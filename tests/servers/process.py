@@ -59,6 +59,15 @@ def accepts(host: str, port: int) -> bool:
     return False
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped; a process that is gone is."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
+
+
 def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -123,8 +132,9 @@ class Process:
             os.killpg(self.pid, number)
 
     def hang(self) -> None:
-        """Stop it in its tracks: connections stay open, nothing is answered."""
+        """Stop it in its tracks, every thread: connections stay open, nothing is answered."""
         self.send(signal.SIGSTOP)
+        assert wait_until(lambda: stopped(self.pid)), f"{self.name} does not stop"
 
     def cont(self) -> None:
         """Let a hung one go on."""

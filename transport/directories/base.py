@@ -31,10 +31,17 @@ class Skipped:
     first: list[tuple[str, str]] = field(default_factory=list)  # (what, why)
 
     def add(self, what: str, why: str) -> None:
-        """Note one entry that is not used. `what` is cut to 200 characters."""
+        """Note one entry that is not used. `what` is cut to 200 characters and made printable."""
         self.count += 1
         if len(self.first) < 1000:
-            self.first.append((what[:200], why))
+            self.first.append((_printable(what[:200]), _printable(why)))
+
+
+def _printable(text: str) -> str:
+    """Text that any log, terminal and database takes: no control characters, no lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(slots=True)

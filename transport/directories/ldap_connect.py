@@ -290,6 +290,25 @@ class Link:
                 pass
 
 
+class _Tls(ldap3.Tls):  # type: ignore[misc]
+    """TLS as the standard library does it: chain and name are checked by OpenSSL, IP addresses too.
+
+    ldap3's own check of the name takes no addresses from Python 3.12 on.
+    """
+
+    def __init__(self, ca_file: str, host: str) -> None:
+        super().__init__(validate=ssl.CERT_REQUIRED, ca_certs_file=ca_file or None)
+        self._context = ssl.create_default_context(cafile=ca_file or None)
+        self._host = host
+
+    def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
+        """ldap3 calls this for ldaps:// and StartTLS alike."""
+        connection.socket = self._context.wrap_socket(
+            connection.socket, server_hostname=self._host, do_handshake_on_connect=False
+        )
+        connection.socket.do_handshake()  # apart, so that the watchdog finds the socket
+
+
 def _server(options: LdapOptions, url: str, timeout: float) -> Any:
     if url.startswith("ldapi:"):
         return ldap3.Server(url, get_info=ldap3.NONE)
@@ -301,12 +320,7 @@ def _server(options: LdapOptions, url: str, timeout: float) -> Any:
     if secure or options.starttls:
         if options.ca_file and not Path(options.ca_file).is_file():
             raise DirectoryError(f"ca_file {options.ca_file} does not exist", "name a PEM file with the CA")
-        host = unquote(parts.hostname)
-        tls = ldap3.Tls(
-            validate=ssl.CERT_REQUIRED,
-            ca_certs_file=options.ca_file or None,
-            sni=None if ":" in host or host.replace(".", "").isdigit() else host,
-        )
+        tls = _Tls(options.ca_file, unquote(parts.hostname))
     return ldap3.Server(
         parts.hostname,
         port=parts.port or (636 if secure else 389),
@@ -336,7 +350,7 @@ def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryErro
     words = re.sub(r"\s+", " ", str(error))[:250]
     if expired or isinstance(error, TimeoutError) or "timed out" in low or "timeout" in low:
         return DirectoryTimeout(f"{url} did not answer in time", "is the server hung, or a firewall dropping packets?")
-    if "doesn't match" in low:
+    if "mismatch" in low:
         return DirectoryError(f"{url}: its certificate is not for this host", "write the certificate's name in url")
     if "certificate" in low:
         return DirectoryError(f"{url}: its certificate is not trusted: {words}", "set ca_file to the server's CA")

@@ -168,9 +168,10 @@ def targets_of(words: Iterable[str], skipped: Skipped, owner: str) -> tuple[tupl
 
 
 def trimmed(record: Record) -> Record:
-    """A mailbox whose only target is itself is a plain mailbox (PostfixAdmin writes them so)."""
+    """A mailbox or alias whose only target is itself has none: PostfixAdmin writes every mailbox so, and in
+    virtual(5) such a row means the address as it is."""
     if (
-        record.kind is Kind.MAILBOX
+        record.kind is not Kind.GROUP
         and len(record.targets) == 1
         and record.targets[0] == external(record.local, record.domain)
     ):

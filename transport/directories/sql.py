@@ -22,13 +22,23 @@ from transport.config.settings import SqlOptions
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
 from transport.directories.reading import matching, records_of, spellings
 from transport.directories.schemas import sql_options
-from transport.directories.sql_connect import BULK, LIVE, clean, end_call, engine_of, fault_of, sqlite_path
+from transport.directories.sql_connect import (
+    BULK,
+    LIVE,
+    clean,
+    end_call,
+    engine_of,
+    fault_of,
+    is_untranslatable,
+    sqlite_path,
+)
 from transport.directories.sql_explain import Explained, explain
 from transport.directories.watchdog import Guard
 from transport.record import Record
 
 _ROWS = 2000  # rows a fetch
 _BPCHAR = 1042  # PostgreSQL's OID of CHAR(n), whose values come padded with blanks
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ADDRESSES = re.compile(r"\(\s*:addresses\s*\)")
 # MariaDB and MySQL: collations that compare without regard to case, for which lower() only hides the index
 _CASELESS = re.compile(r"_ci$|_ci_|_ai_ci")
@@ -132,28 +142,42 @@ class SqlSource:
         timeout = min(timeout, LIVE)
         end = monotonic() + timeout
         wanted = [word for local, domain in addresses for word in spellings(local, domain, upper=True)]
-        # what a database cannot hold it does not list; drivers raise on it
-        values = [word for word in dict.fromkeys(wanted) if "\0" not in word and word.isprintable()]
+        # what no database can hold none lists; drivers raise on it
+        values = [word for word in dict.fromkeys(wanted) if "\0" not in word and not _SURROGATE.search(word)]
         if not values:
             return Found(())
         reused = self._live is not None and not self._swapped()
-        try:
-            return self._ask(addresses, values, end)
-        except DirectoryTimeout:
-            self._drop()
-            raise
-        except _Disconnected as error:
-            self._drop()
-            if not reused or monotonic() > end:
-                raise error.fault from None
-        # a connection that was kept may have been closed by the other side long ago
-        try:
-            return self._ask(addresses, values, end)
-        except _Disconnected as error:
-            self._drop()
-            raise error.fault from None
+        while True:
+            try:
+                records = self._ask_each(values, end)
+                return Found(matching(records, addresses))
+            except DirectoryTimeout:
+                self._drop()
+                raise
+            except _Disconnected as error:
+                self._drop()
+                # a connection that was kept may have been closed by the other side long ago
+                if not reused or monotonic() > end:
+                    raise error.fault from None
+                reused = False
 
-    def _ask(self, addresses: Sequence[tuple[str, str]], values: Sequence[str], end: float) -> Found:
+    def _ask_each(self, values: Sequence[str], end: float) -> Sequence[Record]:
+        """The records among these spellings; those that the database's encoding cannot hold are nobody's."""
+        try:
+            return self._ask(values, end)
+        except _Untranslatable:
+            pass
+        plain_ = [word for word in values if word.isascii()]
+        records = [*self._ask(plain_, end)] if plain_ else []
+        for word in values:
+            if not word.isascii():
+                try:
+                    records += self._ask([word], end)
+                except _Untranslatable:
+                    continue
+        return records
+
+    def _ask(self, values: Sequence[str], end: float) -> Sequence[Record]:
         if self._live is not None and self._swapped():
             self._drop()
         raw: Any = None
@@ -172,7 +196,9 @@ class SqlSource:
                 self._need_address(columns)
                 padded = _padded(result.cursor)
                 rows: Sequence[Any] = result.fetchall()
-        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+        except (SQLAlchemyError, OSError, ValueError, _drivers_errors(raw)) as error:
+            if is_untranslatable(error):
+                raise _Untranslatable from None
             fault = fault_of(error, self.options.url, expired=guard.expired)
             if isinstance(fault, DirectoryTimeout):
                 raise fault from None
@@ -181,8 +207,7 @@ class SqlSource:
             if isinstance(raw, sqlite3.Connection):
                 self._drop()
             raise fault from None
-        found = records_of(_unpadded(rows, padded) if padded else rows, columns, Skipped())
-        return Found(matching(found, addresses))
+        return tuple(records_of(_unpadded(rows, padded) if padded else rows, columns, Skipped()))
 
     def _live_clause(self, connection: Connection) -> TextClause:
         """The live query: `lookup`, or the query with a condition; made once."""
@@ -295,6 +320,10 @@ class SqlSource:
 
 class _NotUtf8(Exception):  # noqa: N818
     """SQLite met text that is not UTF-8."""
+
+
+class _Untranslatable(Exception):  # noqa: N818
+    """A value cannot be written in the database's encoding."""
 
 
 class _Disconnected(Exception):  # noqa: N818

@@ -124,6 +124,7 @@ def _postgresql_arguments(url: URL, live: bool) -> dict[str, Any]:
         "keepalives_idle": 30,
         "prepare_threshold": None,  # a pooler between does not know prepared statements
         "application_name": "splitmx",
+        "client_encoding": "utf8",
     }
     return {key: value for key, value in wanted.items() if key not in url.query}
 
@@ -224,6 +225,19 @@ def clean(text: str, url: str) -> str:
         for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
             text = text.replace(form, "***")
     return text[:300]
+
+
+def is_untranslatable(error: BaseException) -> bool:
+    """Whether a value cannot be written in the database's encoding, so that nothing there can be equal to it.
+
+    PostgreSQL's untranslatable_character and character_not_in_repertoire, MariaDB's mix of collations.
+    """
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    if getattr(error, "sqlstate", None) in ("22P05", "22021"):
+        return True
+    number = error.args[0] if error.args else None
+    return isinstance(error, UnicodeEncodeError) or number in (1267, 1270, 1271)
 
 
 def fault_of(error: BaseException, url: str, *, expired: bool = False) -> DirectoryError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
@@ -27,11 +27,13 @@ _NO_ALIAS = frozenset(("where", "left", "right", "inner", "outer", "join", "on",
 @dataclass(frozen=True, slots=True)
 class Explained:
     """plan: the database's own words, a line each. scans: table -> rows read whole for one look-up, beyond MANY
-    only. cure: statements (and configuration) that end it, "" when nothing needs a cure. ok: no such scan."""
+    only. cure: statements (and configuration) that end it, "" when nothing needs a cure. ok: no such scan.
+    small: the same for tables up to MANY rows that no index serves: no matter now, but when they grow."""
 
     plan: tuple[str, ...]
     scans: Mapping[str, int]
     cure: str = ""
+    small: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -43,6 +45,7 @@ def explain(connection: Connection, clause: TextClause, options: SqlOptions) -> 
     """Ask the database how it runs the live query for two addresses that nobody has."""
     sample = {"addresses": ["nobody.of.us@splitmx.invalid", "nor.here@splitmx.invalid"]}
     kind = connection.dialect.name
+    unserved: set[str] = set()
     if kind == "postgresql":
         rows: Any = connection.execute(_prefixed("EXPLAIN (FORMAT JSON) ", clause), sample).scalar()
         tree = (json.loads(rows) if isinstance(rows, str) else rows)[0]["Plan"]
@@ -63,12 +66,18 @@ def explain(connection: Connection, clause: TextClause, options: SqlOptions) -> 
             for line in lines
             if line.get("type") in ("ALL", "index") and line.get("table")
         }
-    scans = {}
-    for table, rows_ in tables.items():
-        many = rows_ if rows_ >= 0 else _count(connection, table)
-        if many > MANY:
-            scans[table] = many
-    return Explained(plan, scans, _cure(kind, options) if scans else "")
+        unserved = {str(line["table"]) for line in lines if line.get("table") and not line.get("possible_keys")}
+    counts = {table: rows_ if rows_ >= 0 else _count(connection, table) for table, rows_ in tables.items()}
+    scans = {table: count for table, count in counts.items() if count > MANY}
+    small = {table: count for table, count in counts.items() if count <= MANY}
+    if small and kind == "postgresql":  # it reads small tables whole even where an index would serve
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        forced: Any = connection.execute(_prefixed("EXPLAIN (FORMAT JSON) ", clause), sample).scalar()
+        tree = (json.loads(forced) if isinstance(forced, str) else forced)[0]["Plan"]
+        unserved = {node["Relation Name"] for node in _nodes(tree) if node["Node Type"].endswith("Seq Scan")}
+    if kind != "sqlite":
+        small = {table: count for table, count in small.items() if table in unserved}
+    return Explained(plan, scans, _cure(kind, options) if scans or small else "", small)
 
 
 def _prefixed(prefix: str, clause: TextClause) -> TextClause:
