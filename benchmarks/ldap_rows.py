@@ -66,11 +66,11 @@ def ldap_map(bench: Bench, server: Slapd) -> str:
     return f"ldap:{path}"
 
 
-def timed_postmap(bench: Bench, table: str, keys: Path) -> float:
+def timed_postmap(table: str, keys: Path) -> float:
     """Seconds that `postmap -q -` takes with these keys."""
     with keys.open("rb") as stdin:
         began = time.monotonic()
-        words = [*bench.postmap(), "-q", "-", table]
+        words = ["postmap", "-q", "-", table]
         done = subprocess.run(words, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.stderr:
             raise RuntimeError(done.stderr)
@@ -85,11 +85,11 @@ def postmap(bench: Bench) -> list[Result]:
         daemon = Daemon(bench.work / "ldap", directories(server), pin=False).start_loaded()
         try:
             table = f"socketmap:unix:{daemon.socketmap}:relay_recipients"
-            timed_postmap(bench, table, keys)
+            timed_postmap(table, keys)
             ours, its = [], []
             for _ in range(bench.rounds):
-                its.append(timed_postmap(bench, ldap_map(bench, server), keys))
-                ours.append(timed_postmap(bench, table, keys))
+                its.append(timed_postmap(ldap_map(bench, server), keys))
+                ours.append(timed_postmap(table, keys))
         finally:
             daemon.stop()
             shutil.rmtree(daemon.work)
@@ -148,7 +148,7 @@ def misses(bench: Bench) -> list[Result]:
         children = []
         for number in range(many):
             with (bench.work / f"keys{number}").open("rb") as stdin:
-                words = [*bench.postmap(), "-q", "-", table]
+                words = ["postmap", "-q", "-", table]
                 children.append(subprocess.Popen(words, stdin=stdin, stdout=subprocess.DEVNULL))
         for child in children:
             child.wait()

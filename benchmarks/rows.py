@@ -288,7 +288,7 @@ def static(bench: Bench) -> list[Result]:
                 copy = bench.work / path.name
                 shutil.copy(path, copy)
                 began = time.monotonic()
-                subprocess.run([*bench.postmap(), f"lmdb:{copy}"], check=True)
+                subprocess.run(["postmap", f"lmdb:{copy}"], check=True)
                 alone[-1] += time.monotonic() - began
     finally:
         daemon.stop()

@@ -83,15 +83,15 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process tree so far, user and system, to the nanosecond where the kernel counts so."""
-    total = 0.0
+    """CPU time of a process tree so far, user and system, threads that ended included, in steps of 10 ms a process."""
+    total = 0
     for one in tree(pid):
         try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, ValueError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
             continue
-    return total
+        total += int(fields[11]) + int(fields[12])  # proc(5): utime, stime
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
@@ -128,14 +128,10 @@ class Bench:
         self.seconds = seconds
         self.rounds = rounds
         build(work)
-
-    def postmap(self) -> list[str]:
-        """`postmap -c` with a configuration of nothing but defaults."""
-        folder = self.work / "postfix-defaults"
-        if not folder.exists():
-            folder.mkdir()
-            (folder / "main.cf").write_text("compatibility_level = 3.6\n")
-        return ["postmap", "-c", str(folder)]
+        postfix = work / "postfix-defaults"
+        postfix.mkdir()
+        (postfix / "main.cf").write_text("compatibility_level = 3.6\n")
+        os.environ["MAIL_CONFIG"] = str(postfix)  # the host's own, if it has one, is not read
 
     def load(
         self,
