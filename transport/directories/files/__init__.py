@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from time import time
 
 from transport.config.settings import FileOptions
+from transport.directories import cpanel, cpanel_uapi
 from transport.directories.base import DirectoryError, Found, Listing, Skipped
-from transport.directories.files.cpanel import from_root, from_uapi
 from transport.directories.files.lines import from_aliases, from_list, from_passwd, from_postfix
 from transport.directories.files.reading import Content, read
 from transport.directories.files.tables import LAYOUTS, from_table
@@ -40,11 +39,9 @@ class FileSource:
         options, skipped = self.options, Skipped()
         path = Path(options.path)
         if options.format == "cpanel":
-            # read anew each time, of the system itself: its age is now
-            return Listing(_merged(from_root(path, skipped), skipped), skipped, content_time=time())
+            return cpanel.listing(path, self.domains)
         if options.format == "cpanel-uapi":
-            found, age = from_uapi(path, skipped)
-            return Listing(_merged(found, skipped), skipped, content_time=age)
+            return cpanel_uapi.listing(path)
         if options.format in _LINES:
             content = read(path)
             records = _LINES[options.format](content, self.domains, skipped)
