@@ -166,6 +166,15 @@ def test_a_query_that_scans(site: Site) -> None:
     assert "SCAN recipients" in done.stdout
 
 
+def test_a_small_table_without_an_index(site: Site) -> None:
+    """A small table may be read whole; the index that it will need is named all the same."""
+    site.fill(EVERYONE, index=False)
+    done = site.check()
+    assert done.returncode == 0
+    assert "no matter while they are small: recipients (4 rows)" in done.stdout
+    assert "CREATE INDEX" in done.stdout
+
+
 def test_a_slow_live_lookup(site: Site) -> None:
     """A live look-up beyond a quarter of the deadline is an error: mail of the whole host would wait for it."""
     rows = [*EVERYONE, *((f"u{n}@example.com", "mailbox", "", None, 1) for n in range(200_000))]

@@ -98,10 +98,24 @@ def test_postgresql_without_an_index(postgres: Postgres) -> None:
 def test_mariadb(mariadb: MariaDb) -> None:
     """MariaDB is read and asked; small tables need no index."""
     url = mariadb.database("check_small", MANY)
-    result = read(f'type = "sql"\nurl = "{url}"\nquery = "SELECT address FROM recipients"\n')
+    text = f'type = "sql"\nurl = "{url}"\nquery = "SELECT address FROM recipients"\n'
+    result = read(text)
     assert (result.reached, result.recipients) == (True, 2)
     assert said(result) == ""
     assert result.plan
+    assert "no matter while they are small: " in result.findings[0].text
+    mariadb.sql("CREATE INDEX by_address ON recipients (address)", "check_small")
+    assert read(text).findings == []
+
+
+@pytest.mark.directory
+def test_postgresql_with_a_small_table(postgres: Postgres) -> None:
+    """A small table is read whole even beside an index: only without one is that said, as a note."""
+    url = postgres.database("check_small", MANY)
+    text = f'type = "sql"\nurl = "{url}"\nquery = "SELECT address FROM recipients"\n'
+    assert "no matter while they are small: recipients (2 rows)" in read(text).findings[0].text
+    postgres.sql("CREATE INDEX ON recipients (lower(address))", "check_small")
+    assert read(text).findings == []
 
 
 def test_what_the_daemon_looks_at_daily(cleaned: Cleaned) -> None:

@@ -207,6 +207,15 @@ def _explain(directory: Directory, source: Source, result: DirectoryResult) -> N
         result.findings.append(
             warning(f"directory {directory.name}: a live look-up reads whole tables: {read}", explained.cure)
         )
+    elif explained.small:
+        read = ", ".join(f"{table} ({_rows(rows)})" for table, rows in explained.small.items())
+        result.findings.append(
+            note(
+                f"directory {directory.name}: a live look-up reads whole tables, no matter while they are small: "
+                f"{read}",
+                explained.cure,
+            )
+        )
 
 
 def _rows(count: int) -> str:
