@@ -112,10 +112,9 @@ def test_active_directory(cleaned: Cleaned, samba_ad: SambaAd) -> None:
     )
 
     assert list(sent.codes.values()) == [250, 250, 250, 250, 250, 550]
-    here = site.store.recipients(sent.subject)
     site.arrives(
         sent,
-        here=["ann@example.com", "shared@example.com", *(["a.smith@example.com"] if len(here) > 2 else [])],
+        here=["ann@example.com", "a.smith@example.com", "shared@example.com"],
         there=["bob@example.com"],
     )
 
@@ -204,13 +203,13 @@ def test_what_waited_is_delivered(cleaned: Cleaned, own_slapd: Slapd, ldap_secre
     wait_for(lambda: site.mta.delayed(), 20, site.tails)
 
     own_slapd.hang()
-    site.secondary.start()
 
     def asked_in_vain() -> bool:
         site.mta.flush()
         return "address resolver failure" in str(site.mta.delayed())
 
     wait_for(asked_in_vain, 30, site.tails)
+    site.secondary.start()
     own_slapd.cont()
 
     def delivered() -> bool:
