@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
 
-from transport.address import Address, external, parse, unquote
+from transport.address import MAX_LOCAL, Address, external, parse, unquote
 from transport.directories.base import Skipped
 from transport.record import Kind, Record
 
@@ -31,6 +31,9 @@ _BLANK = re.compile(r"\s")
 # Words between blanks and commas; a quoted string keeps what is in it
 _WORDS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s,])+')
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"@[^@]*')
+
+_ODD = ("", '"')  # how a local part begins that is none, or quoted
+_MANY_DOMAINS = 200_000
 
 NO_ADDRESS = "no address"
 
@@ -227,20 +230,40 @@ def records_of(rows: Iterable[Sequence[Any]], columns: Sequence[str], skipped: S
     where = at["address"]
     kinds, targets, places, actives = (at.get(n, -1) for n in ("kind", "targets", "location", "active"))
     plain = max(kinds, targets, places, actives) < 0
-    words = {"mailbox": Kind.MAILBOX, None: Kind.MAILBOX, "": Kind.MAILBOX}
+    mailbox = Kind.MAILBOX
+    words = {"mailbox": mailbox, "": mailbox}
+    domains: dict[str, str] = {}  # as written -> folded
     new = tuple.__new__
     for row in rows:
         raw = row[where]
-        if raw is None or not isinstance(raw, str):
+        if type(raw) is not str:
             raw = text_of(raw) or ""
-        address = address_in(raw)
-        if address is None:
-            skipped.add(raw, why_not(raw))
-            continue
+        local, _, end = raw.rpartition("@")
+        domain = domains.get(end)
+        # what nearly every row is, without a call of ours: plain ASCII in a domain seen before
+        if (
+            domain is not None
+            and raw.isascii()
+            and raw.isprintable()
+            and " " not in raw
+            and "@" not in local
+            and local[:1] not in _ODD
+            and len(local) <= MAX_LOCAL
+        ):
+            local = local.lower()
+        else:
+            address = address_in(raw)
+            if address is None:
+                skipped.add(raw, why_not(raw))
+                continue
+            local, domain = address.local, address.domain
+            if len(domains) >= _MANY_DOMAINS:
+                domains.clear()
+            domains[end] = domain
         if plain:
-            yield new(Record, (address[0], address[1], Kind.MAILBOX, True, None, (), None))
+            yield new(Record, (local, domain, mailbox, True, None, (), None))
             continue
-        kind: Kind | None = Kind.MAILBOX
+        kind: Kind | None = mailbox
         if kinds >= 0:
             word = row[kinds]
             kind = words.get(word) if type(word) is str else None
@@ -260,6 +283,6 @@ def records_of(rows: Iterable[Sequence[Any]], columns: Sequence[str], skipped: S
         location = location_of(row[places]) if places >= 0 and row[places] else None
         if targets >= 0 and row[targets]:
             others, _ = targets_in(row[targets], skipped, raw)
-            yield trimmed(new(Record, (address[0], address[1], kind, active, location, others, None)))
+            yield trimmed(new(Record, (local, domain, kind, active, location, others, None)))
         else:
-            yield new(Record, (address[0], address[1], kind, active, location, (), None))
+            yield new(Record, (local, domain, kind, active, location, (), None))
