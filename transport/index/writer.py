@@ -69,9 +69,6 @@ class Writer:
         self._instance = ""
         self._written = (0, 0)
         self._connection: sqlite3.Connection
-        self.digests: dict[str, tuple[str, bytes, int, int]] = {}
-        """Directory name -> (instance, fingerprint, hash, count) of its last listing, when it was taken whole: the
-        same again changes nothing. Whoever changes its rows otherwise removes this."""
         try:
             self._open()
         except BaseException:
@@ -182,7 +179,6 @@ class Writer:
         rows = dict(self._connection.execute("SELECT key, value FROM state"))
         self._instance = str(rows["instance"])
         self._domains = {name: number for number, name in self._connection.execute("SELECT id, name FROM domain")}
-        self.digests.clear()
 
     def connect(self) -> sqlite3.Connection:
         """A connection of the caller's own, for one thread at a time. Raises sqlite3.Error."""
@@ -297,7 +293,6 @@ class Writer:
             if kept:
                 for number, name in connection.execute("SELECT id, name FROM directory").fetchall():
                     if name not in kept:
-                        self.digests.pop(name, None)
                         forget(connection, number)
                         connection.execute("DELETE FROM directory WHERE id = ?", (number,))
             if old is not None and old[0] == digest:

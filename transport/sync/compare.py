@@ -45,24 +45,22 @@ def compare(
     try:
         stage = Stage(connection, writer)
         listing = source.list()
-        known = writer.digests.get(directory.name) if accept is None and not dry_run else None
-        stage.read(listing.records, spool=known is not None, progress=progress)
+        known = _known(connection, directory) if accept is None and not dry_run else b""
+        stage.read(listing.records, spool=bool(known), progress=progress)
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
-        seen = (writer.instance, directory.fingerprint, stage.digest, stage.count)
         moment = time.time() if now is None else now
-        if known != seen:
-            writer.digests.pop(directory.name, None)
+        if known != stage.digest:
             names = {number: name for name, number in writer.domain_ids(()).items()}
             addresses = stage.sort(listing.skipped, names.__getitem__)
             with writer.change(connection):
                 _settle(writer, directory, settings, stage, addresses, listing, report, accept, names, moment)
         else:
             with writer.change(connection):
-                _same(connection, directory, listing, report, moment)
+                if _known(connection, directory) != known:
+                    raise IndexFault("it was changed by another sync meanwhile", "it is tried again")
+                _same(connection, directory, stage, listing, report, moment)
         report.skipped = listing.skipped.count
-        if report.good and not dry_run and not report.held and report.believable:
-            writer.digests[directory.name] = seen
         if report.generation is not None or report.first_load:
             writer.checkpoint(always=report.first_load)
     except DirectoryError as error:
@@ -90,8 +88,22 @@ def _failed(report: SyncReport, fault: IndexFault) -> None:
     report.believable = False
 
 
+def _known(connection: sqlite3.Connection, directory: Directory) -> bytes:
+    """The digest of the last listing, when all of it was taken and nothing has changed the rows since; b"" else."""
+    row = connection.execute(
+        "SELECT listing FROM directory WHERE name = ? AND fingerprint = ? AND loaded_at IS NOT NULL",
+        (directory.name, directory.fingerprint),
+    ).fetchone()
+    return bytes(row[0]) if row else b""
+
+
 def _same(
-    connection: sqlite3.Connection, directory: Directory, listing: Listing, report: SyncReport, now: float
+    connection: sqlite3.Connection,
+    directory: Directory,
+    stage: Stage,
+    listing: Listing,
+    report: SyncReport,
+    now: float,
 ) -> None:
     """It lists exactly what it listed last time, and all of that was taken."""
     number, rows, _ = write.row_of(connection, directory.name, directory.fingerprint)
@@ -99,7 +111,7 @@ def _same(
     emptied = bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
     report.believable = rows > 0 or emptied or directory.may_be_empty
     write.note_skipped(connection, number, listing.skipped)
-    write.note_directory(connection, number, directory, listing, report, emptied, now)
+    write.note_directory(connection, number, directory, listing, report, emptied, stage.digest, now)
 
 
 def _settle(
@@ -138,7 +150,7 @@ def _settle(
         connection.execute("ROLLBACK")
         return
     write.note_skipped(connection, number, listing.skipped)
-    if write.note_directory(connection, number, directory, listing, report, emptied, now) or changed:
+    if write.note_directory(connection, number, directory, listing, report, emptied, stage.digest, now) or changed:
         report.generation = writer.bump(connection)
 
 

@@ -230,7 +230,7 @@ def _take(
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
         if report.generation is not None or changes.cookie != report.cookie:
             connection.execute(
-                "UPDATE directory SET rows = ?, cookie = ? WHERE id = ?",
+                "UPDATE directory SET rows = ?, cookie = ?, listing = x'' WHERE id = ?",
                 (report.rows, changes.cookie or report.cookie, number),
             )
         report.cookie = changes.cookie or report.cookie
@@ -255,7 +255,6 @@ def _settle(
     before = {row[0]: int(row[2]) for row in old if row[1] == "removed" and changes.present is None}
     case = Case(connection, number, directory, settings, rows, now, names.__getitem__, None, before)
     judge(case)
-    writer.digests.pop(directory.name, None)
     changed = write.settle(connection, case, report, canaries_from="recipient")
     # What a compare held is held until the next compare; what this batch holds is said beside it.
     connection.executemany("INSERT OR IGNORE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", [(number, *row) for row in old])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import marshal
 import sqlite3
 import tempfile
@@ -27,13 +28,13 @@ _INTS = (0, 1, 2)  # an exact int binds four times as fast as an IntEnum
 class Stage:
     """The temporary tables `incoming`, `staged`, `diff` and `waved` of one connection.
 
-    count: records seen. digest: a hash over all of them in any order, good within this process.
+    count: records seen. digest: 16 bytes over all of them in the order in which they came.
     """
 
     def __init__(self, connection: sqlite3.Connection, writer: Writer) -> None:
         self.connection = connection
         self.count = 0
-        self.digest = 0
+        self._hash = hashlib.blake2b(digest_size=16)
         self._writer = writer
         self._spool: IO[bytes] | None = None
         line = (
@@ -51,6 +52,11 @@ class Stage:
             "CREATE TEMP TABLE waved (domain INTEGER NOT NULL, local TEXT NOT NULL, PRIMARY KEY (domain, local))"
             " WITHOUT ROWID"
         )
+
+    @property
+    def digest(self) -> bytes:
+        """What was read, as one value: the same again means that nothing has changed."""
+        return self._hash.digest()
 
     def lines(self, records: Iterable[Record]) -> Iterator[list[_Line]]:
         """Records as rows, a chunk at a time. New domains get their numbers."""
@@ -78,9 +84,9 @@ class Stage:
         try:
             for chunk in self.lines(records):
                 self.count += len(chunk)
-                self.digest += sum(map(hash, chunk))
+                data = marshal.dumps(chunk, 2)  # later versions of the format tell equal objects from the same
+                self._hash.update(data)
                 if self._spool is not None:
-                    data = marshal.dumps(chunk)
                     self._spool.write(len(data).to_bytes(8, "little"))
                     self._spool.write(data)
                 else:

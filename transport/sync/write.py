@@ -196,6 +196,7 @@ def note_directory(
     listing: Listing,
     report: SyncReport,
     emptied: bool,
+    digest: bytes,
     now: float,
 ) -> bool:
     """Write how the directory stands after a good listing. True when it counts now and did not before, or reverse."""
@@ -205,7 +206,7 @@ def note_directory(
     believable = int(report.believable) if not report.held_changes else old[2]
     connection.execute(
         "UPDATE directory SET fingerprint = ?, rows = ?, loaded_at = ?, content_time = ?, server = ?, took = ?,"
-        " cookie = ?, skipped = ?, believable = ?, emptied_on_purpose = ? WHERE id = ?",
+        " cookie = ?, skipped = ?, believable = ?, emptied_on_purpose = ?, listing = ? WHERE id = ?",
         (
             directory.fingerprint,
             report.rows,
@@ -217,6 +218,7 @@ def note_directory(
             listing.skipped.count,
             believable,
             int(emptied and not report.rows),
+            digest if report.believable and not report.held_changes else b"",
             number,
         ),
     )
