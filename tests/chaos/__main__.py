@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 
 from tests.chaos.drills import DRILLS
@@ -30,9 +31,11 @@ def main() -> int:
     try:
         site = ChaosSite(todo.append, workers=args.workers).install_all()
         for drill in drills * args.times:
+            begun = time.monotonic()
             report = run(site, drill, args.factor)
             wrong += len(report.wrong)
-            print(f"{'ok   ' if not report.wrong else 'WRONG'} {drill.name}: {report.line()}", flush=True)
+            word, seconds = "WRONG" if report.wrong else "ok   ", time.monotonic() - begun
+            print(f"{word} {drill.name}: {report.line()}; {seconds:.0f} s", flush=True)
             for line in report.wrong[:20]:
                 print(f"        {line}", flush=True)
     finally:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tests.e2e.site import Site
-from tests.mta.sending import send
+from tests.e2e.site import US, Site
+from tests.mta.sending import OUTSIDE, send
 from tests.mta.waiting import wait_for
 
 HERE, THERE, NOWHERE, FOREIGN = "here", "there", "nowhere", "foreign"
@@ -79,10 +79,11 @@ class Flow:
     def _deliver(self, letter: Letter) -> None:
         """What a sending server does: try, keep, try again, give up (RFC 5321 4.5.4.1)."""
         end = time.monotonic() + PATIENCE
+        client = US if letter.place == FOREIGN else OUTSIDE  # only our own may send elsewhere
         while time.monotonic() < end:
             begun = time.monotonic()
             try:
-                sent = send(self.site.mta.ip, letter.sender, letter.recipient, subject=letter.subject)
+                sent = send(self.site.mta.ip, letter.sender, letter.recipient, subject=letter.subject, client=client)
             except (OSError, smtplib.SMTPException):
                 sent = None
             if not letter.first_answer:

@@ -45,9 +45,9 @@ class ChaosSite(Site):
         )
         tables = (
             f'[directories.corp]\ntype = "ldap"\nurl = ["{self.slapd.url}"]\nbase = "{self.slapd.base}"\n'
-            'filter = "(objectClass=inetOrgPerson)"\nsync_every = "1s"\ncompare_every = "2s"\n'
+            'filter = "(objectClass=inetOrgPerson)"\nfresh_for = "1s"\nsync_every = "1s"\ncompare_every = "2s"\n'
             f'[directories.office]\ntype = "sql"\nurl = "{self.database}"\n'
-            'query = "SELECT address FROM recipients"\nsync_every = "1s"\ncompare_every = "2s"\n'
+            'query = "SELECT address FROM recipients"\nfresh_for = "1s"\nsync_every = "1s"\ncompare_every = "2s"\n'
         )
         super().__init__(
             cleaned, local='["here", "corp", "office"]', tables=tables, daemon={"workers": str(workers)}, name="chaos"

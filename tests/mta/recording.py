@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from functools import cached_property
 from pathlib import Path
 
 from tests.mta.places import new_address, new_folder
@@ -45,7 +46,7 @@ class Mail:
         """Header fields, the last of a name wins."""
         return {key: str(value) for key, value in self.message.items()}
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """The Subject field; tests find their mail by it."""
         return self.headers.get("Subject", "")
