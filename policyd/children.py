@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -112,3 +113,15 @@ def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], N
         log.limited(log.ERROR, f"{name} died", "process ends by a fault of its own; it is started again", error)
     finally:
         os._exit(code)
+
+
+def raise_descriptor_limit() -> None:
+    """Thousands of idle connections are normal: use all descriptors that the system allows us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    wanted = min(wanted, 1 << 20)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            pass

@@ -66,9 +66,10 @@ class Loader:
         os.close(self._pipe)
         try:
             os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
+            # one that hangs in a dead mount is not waited for: it stays a zombie until the mount is back
+            os.waitpid(self.pid, os.WNOHANG if result.errors else 0)
+        except (ProcessLookupError, ChildProcessError):
             pass
-        os.waitpid(self.pid, 0)
         return result
 
     def wait(self) -> Loaded:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import select
 import time
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _EVERY = 60.0  # seconds between two lines of one kind
+_LONGEST = 3500  # octets of a line: with its neighbour less than PIPE_BUF, which a writable pipe takes at once
 _KINDS = 1000  # kinds remembered; beyond, the oldest are forgotten
 
 logger = logging.getLogger("splitmx")
@@ -34,6 +35,26 @@ def quote(value: object) -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text.replace("\\", "\\\\")
     )
     return '"' + escaped.replace('"', '\\"') + '"'
+
+
+class _Stderr(logging.Handler):
+    """Writes whole lines to standard error, and drops one rather than wait: a stuck journal must not stop answers."""
+
+    dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line now or never."""
+        try:
+            line = self.format(record).encode("utf-8", "replace")[:_LONGEST] + b"\n"
+            if not select.select((), (2,), (), 0)[1]:
+                self.dropped += 1
+                return
+            if self.dropped:
+                line = b"(%d lines were lost before this one)\n" % self.dropped + line
+                self.dropped = 0
+            os.write(2, line)
+        except (OSError, ValueError):
+            self.dropped += 1
 
 
 class _Line(logging.Formatter):
@@ -69,7 +90,7 @@ def _under_journal() -> bool:
 
 def setup(level: str = "info") -> None:
     """Send the log to standard error, from `level` (debug, info, warning, error) on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Line(_under_journal()))
     logger.handlers[:] = [handler]
     logger.propagate = False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -79,7 +78,7 @@ class Supervisor:
         except sockets.ListenError as error:
             log.say(log.ERROR, "cannot listen", error=error)
             return EXIT_CONFIG
-        _raise_descriptor_limit()
+        children.raise_descriptor_limit()
         self._signals()
         log.say(log.INFO, "starting", config=self.path, workers=len(self.workers), domains=len(self.settings.domains))
         try:
@@ -411,15 +410,3 @@ def needs_restart(old: Daemon, new: Daemon) -> list[str]:
         for field in dataclasses.fields(Daemon)
         if field.name in _FIXED and getattr(old, field.name) != getattr(new, field.name)
     ]
-
-
-def _raise_descriptor_limit() -> None:
-    """Thousands of idle connections are normal: use all descriptors that the system allows us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
-    wanted = min(wanted, 1 << 20)
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            pass

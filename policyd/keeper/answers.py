@@ -47,11 +47,10 @@ class Answers:
         queue.ask(local, domain, reply, anew=anew)
         return await future
 
-    async def ask_all(self, local: str, domain: str) -> dict[str, Live]:
-        """Ask every live directory of the address's domain anew."""
-        settings = self.keeper.settings
-        names = self.keeper.directories_of([domain]) if domain in settings.domains else []
-        live = [one for one in names if settings.directories[one].live]
+    async def ask_all(self, local: str, domain: str, owner: str) -> dict[str, Live]:
+        """Ask every live directory of the split domain `owner` anew about one address."""
+        names = self.keeper.directories_of([owner])
+        live = [one for one in names if self.keeper.settings.directories[one].live]
         found = await asyncio.gather(*(self.ask((one, local, domain), anew=True) for one in live))
         return dict(zip(live, found, strict=True))
 

@@ -26,6 +26,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ from policyd import log
 from policyd.keeper.syncing import Order, Syncing
 from policyd.link import Live
 from policyd.sockets import Open
-from transport.address import parse
+from transport.address import forms, parse
+from transport.names import Of
 from transport.sync import SyncReport
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _LINE = 1 << 20
 _CLIENTS = 32
 _FLUSH_WAIT = 5.0
+_FLUSHED = 600.0  # seconds that a flushed answer outranks the index, unless a reading that began later is there
 
 
 class _BadRequestError(Exception):
@@ -139,23 +142,40 @@ class Control:
                 "acknowledged": acknowledged,
                 "directories": [_report(one) for one in reports],
             }
-        address = parse(what)
-        if address is None:
-            raise _BadRequestError(f"{what} is not an address")
-        keeper.forget(address.local, address.domain)
-        acknowledged = await keeper.crowd.flush(address.local, address.domain, _FLUSH_WAIT)
-        asked = await keeper.answers.ask_all(address.local, address.domain)
-        for name, live in asked.items():
-            if live.records is not None:
-                keeper.crowd.live(name, address.local, address.domain, live)
-        for name in asked:
-            keeper.syncs[name].soon()
+        locals_, domain, owner = self._address(what)
+        words: dict[str, str] = {}
+        acknowledged = True
+        for local in locals_:
+            keeper.forget(local, domain)
+            acknowledged = await keeper.crowd.flush(local, domain, _FLUSH_WAIT) and acknowledged
+            until = time.monotonic() + _FLUSHED
+            for name, live in (await keeper.answers.ask_all(local, domain, owner)).items():
+                if live.records is not None:
+                    keeper.crowd.live(name, local, domain, live._replace(end=until))
+                if words.get(name) != "listed":
+                    words[name] = _word(live)
+        for name in words:
+            if name in keeper.syncs:
+                keeper.syncs[name].soon()
         return {
             "what": what,
             "workers": len(keeper.crowd.workers),
             "acknowledged": acknowledged,
-            "directories": [{"directory": name, "answer": _word(live)} for name, live in asked.items()],
+            "directories": [{"directory": name, "answer": word} for name, word in words.items()],
         }
+
+    def _address(self, text: str) -> tuple[list[str], str, str]:
+        """The local parts and the domain under which directories may list an address, and the split domain it is of."""
+        address = parse(text)
+        if address is None:
+            raise _BadRequestError(f"{text} is not an address")
+        settings = self.keeper.settings
+        place = self.keeper.answers.answerer.router.names.place(address.domain)
+        if place.domain is None:
+            raise _BadRequestError(f"{address.domain} is not a split domain of this configuration")
+        owner = place.domain.alias_of or place.domain.name
+        shapes = forms(address.local, settings.daemon.recipient_delimiter)
+        return [base for base, _ in shapes], address.domain if place.of is Of.MATCH else owner, owner
 
     async def _do_sync(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         names = _names(message.get("names") or [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from policyd.keeper.queue import LiveQueue
 from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
-from policyd.link import Age, Live, LoopChannel, Message
+from policyd.link import Age, Live, LoopChannel, Message, quiet
 from policyd.sockets import Open
 from policyd.worker import listen
 from transport.config.settings import Settings
@@ -398,6 +399,8 @@ def run(
 async def _main(
     settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
 ) -> None:
+    quiet(asyncio.get_running_loop())
+    sys.setswitchinterval(0.002)  # a compare in a thread must not hold live answers up
     keeper = Keeper(asyncio.get_running_loop(), settings, text, listeners, up)
     for number, sock in workers.items():
         keeper.link(number, sock)

@@ -2,7 +2,8 @@
 """Decisions of observed domains, one JSON line each, in `state`/observe/YYYY-MM-DD.jsonl (UTC), bounded.
 
 Keys: time (unix), domain, recipient, sender, client, queue_id, instance, verdict, reason, destination, directory,
-listed, rule (of the policy service: NONE, LOOP, SUSPENDED, REFUSE, VERIFY, TEMP), code. `splitmx observe report` reads them.
+listed, rule (of the policy service: NONE, LOOP, SUSPENDED, REFUSE, VERIFY, TEMP), code.
+`splitmx observe report` reads them.
 """
 
 from __future__ import annotations

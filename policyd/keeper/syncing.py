@@ -247,7 +247,8 @@ class Syncing:
                 self.server = report.server or self.server
                 if full:
                     self.content_time = report.content_time
-                if report.believable:
+                # a table's feed cannot see a row that came with an old `changed`: only a compare makes its "no" fresh
+                if report.believable and (full or self.directory.type != "sql"):
                     self.read_at = began
             else:
                 self.failures += 1

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from policyd import log
-from policyd.link import LoopChannel, Message
+from policyd.link import LoopChannel, Message, quiet
 from policyd.sockets import Open
 from policyd.worker import listen
 from policyd.worker.cache import Cache
@@ -315,6 +315,7 @@ def run(
     """A worker process's whole life; called in the child after the fork."""
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
+    quiet(loop)
     worker = Worker(loop, settings, number, listeners, up, keeper)
     gc.collect()
     gc.freeze()

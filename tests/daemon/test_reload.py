@@ -43,10 +43,8 @@ def test_reload_of_a_bad_file_keeps_the_old_settings(site: Site) -> None:
 def test_change_of_listeners_or_workers_needs_a_restart(site: Site, change: str) -> None:
     """Such a change is refused as a whole with these words."""
     text = site.config()
-    if change == "workers":
-        text = text.replace("workers = 1", "workers = 3")
-    else:
-        text = text.replace("map.sock", "other.sock")
+    old, new = ("workers = 1", "workers = 3") if change == "workers" else ("map.sock", "other.sock")
+    text = text.replace(old, new)
     site.splitmx.write(text.replace(LOCAL, "lmtp:[127.0.0.1]:24"))
     answer = site.control("reload")
     assert not answer["ok"]
