@@ -40,11 +40,13 @@ def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
     with tempfile.TemporaryDirectory(prefix="splitmx-index-") as aside:
         writer: Writer | None = None
         try:
+            if not state.exists():
+                state.mkdir(mode=0o711, parents=True)
             writer = Writer(state)
         except IndexBusy:
             if accept:
                 note("the daemon keeps the index: splitmx sync --accept releases what it holds back")
-        except IndexFault as fault:
+        except (IndexFault, OSError) as fault:
             note(f"{fault}; reading the directories into a temporary index")
             state = Path(aside)
             writer = Writer(state)

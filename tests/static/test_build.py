@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx build`: what it writes, when it writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.static.conftest import Run
+
+FILES = {
+    "transport",
+    "relay_recipients",
+    "virtual_alias",
+    "recipient_bcc",
+    "relay_domains",
+    "tls_policy",
+    "domains.sqlite",
+    "shadow_transport",
+    "shadow_generic",
+    "peers_access",
+}
+
+CONFIGURATION = """
+[daemon]
+{live}state = "{folder}/state"
+[directories.here]
+type = "sql"
+url = "sqlite:///{folder}/here.db"
+query = "SELECT address, kind, targets, location, active FROM recipients"
+[directories.there]
+type = "file"
+path = "{folder}/there.txt"
+format = "list"
+[destinations.m365]
+hosts = ["mx1.example.org", "mx2.example.org"]
+tls = "encrypt"
+peers = ["203.0.113.0/24", "listener:192.0.2.1:25"]
+[destinations.tenant]
+domain = "cloud.example.org"
+port = 2525
+envelope = "tenant.example.org"
+[domains."example.com"]
+local = ["here"]
+remote = ["there"]
+destination = "m365"
+unknown = "{unknown}"
+local_transport = "lmtp:unix:private/lmtp"
+[domains."bücher.example"]
+local = ["here"]
+remote = ["there"]
+destination = "tenant"
+unknown = "{unknown}"
+local_transport = "lmtp:unix:private/lmtp"
+{more}
+"""
+
+
+class Setup:
+    """A folder with a configuration and its directories."""
+
+    def __init__(self, folder: Path, splitmx: Run) -> None:
+        self.folder = folder
+        self.maps = folder / "maps"
+        self.splitmx = splitmx
+        self.configure()
+        with sqlite3.connect(folder / "here.db") as database:
+            database.execute("CREATE TABLE recipients (address PRIMARY KEY, kind, targets, location, active)")
+        database.close()
+        self.people([f"u{n}@example.com" for n in range(40)] + [f"b{n}@bücher.example" for n in range(3)])
+        (folder / "there.txt").write_text("cloudy@example.com\ncloudy@bücher.example\n")
+
+    def configure(self, *, live: bool = True, unknown: str = "verify", more: str = "") -> None:
+        """Write the configuration. live: with a socketmap listener."""
+        listener = f'socketmap = ["unix:{self.folder}/s.sock"]\n' if live else ""
+        text = CONFIGURATION.format(folder=self.folder, live=listener, unknown=unknown, more=more)
+        (self.folder / "splitmx.toml").write_text(text)
+
+    def people(self, addresses: list[str]) -> None:
+        """List exactly these."""
+        with sqlite3.connect(self.folder / "here.db") as database:
+            database.execute("DELETE FROM recipients")
+            rows = [(address, "mailbox", "", None, 1) for address in addresses]
+            database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
+        database.close()
+
+    def build(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`splitmx build` into `maps`, as lmdb unless a type is given."""
+        types = () if any(word.startswith("--type") for word in words) else ("--type=lmdb",)
+        return self.splitmx("build", "--output", str(self.maps), *types, *words, check=check)
+
+    def report(self, *words: str) -> Mapping[str, object]:
+        """The same with --json."""
+        found: Mapping[str, object] = json.loads(self.build("--json", *words, check=False).stdout)
+        return found
+
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """(inode, change time) of every file."""
+        return {
+            path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in self.maps.iterdir()
+            if not path.name.startswith(".")
+        }
+
+    def look_up(self, table: str, key: str) -> str:
+        """`postmap -q`; table as TYPE:NAME."""
+        kind, _, name = table.partition(":")
+        done = subprocess.run(
+            ["postmap", "-q", key, f"{kind}:{self.maps / name}"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"MAIL_CONFIG": str(self.mail_config)},
+        )
+        assert done.returncode in (0, 1), done.stderr
+        assert "warning" not in done.stderr
+        return done.stdout.rstrip("\n")
+
+    mail_config: Path
+
+
+@pytest.fixture
+def setup(folder: Path, splitmx: Run, mail_config: Path) -> Setup:
+    """A set-up of 40 people in one domain and a few in another."""
+    found = Setup(folder, splitmx)
+    found.mail_config = mail_config
+    return found
+
+
+def test_every_map_is_written_under_its_name(setup: Setup) -> None:
+    """All names of the contract exist, and nothing is left lying about."""
+    setup.build()
+    names = {path.name for path in setup.maps.iterdir() if not path.name.startswith(".")}
+    indexed = {
+        f"{name}.lmdb" for name in ("transport", "relay_recipients", "virtual_alias", "recipient_bcc", "tls_policy")
+    }
+    assert names == FILES | indexed
+    assert setup.look_up("lmdb:transport", "u1@example.com") == "lmtp:unix:private/lmtp"
+    assert setup.look_up("lmdb:transport", "cloudy@example.com") == "relay:[mx1.example.org],[mx2.example.org]"
+    assert setup.look_up("lmdb:relay_recipients", "cloudy@example.com") == "RELAY"
+    assert setup.look_up("lmdb:relay_recipients", "stranger@example.com") == ""
+    assert setup.look_up("lmdb:tls_policy", "[mx2.example.org]") == "encrypt"
+
+
+def test_without_a_type_postconf_says_which(setup: Setup) -> None:
+    """The default is what `postconf default_database_type` names."""
+    done = subprocess.run(
+        ["postconf", "-h", "default_database_type"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MAIL_CONFIG": str(setup.mail_config)},
+    )
+    setup.splitmx("build", "--output", str(setup.maps))
+    ending = {"hash": "db", "btree": "db"}.get(done.stdout.strip(), done.stdout.strip())
+    assert (setup.maps / f"transport.{ending}").exists()
+
+
+def test_both_spellings_of_a_domain_have_lines(setup: Setup) -> None:
+    """Postfix takes the U-label and the A-label for two keys."""
+    setup.build()
+    for name in ("bücher.example", "xn--bcher-kva.example"):
+        assert setup.look_up("lmdb:relay_recipients", f"b1@{name}") == "LOCAL"
+        assert setup.look_up("lmdb:transport", f"cloudy@{name}") == "relay:cloud.example.org:2525"
+        assert setup.look_up("regexp:relay_domains", name) == "OK"
+
+
+def test_nothing_is_touched_when_nothing_changed(setup: Setup) -> None:
+    """A second build leaves every file as it is."""
+    setup.build()
+    before = setup.stamps()
+    assert "nothing has changed" in setup.build().stdout
+    assert setup.stamps() == before
+
+
+def test_only_what_changed_is_replaced_and_by_rename(setup: Setup) -> None:
+    """A reader of the old index goes on with the whole old file."""
+    setup.build()
+    before = setup.stamps()
+    with (setup.maps / "relay_recipients.lmdb").open("rb") as held:
+        setup.people([f"u{n}@example.com" for n in range(41)] + [f"b{n}@bücher.example" for n in range(3)])
+        setup.build()
+        assert os.fstat(held.fileno()).st_nlink == 0
+    after = setup.stamps()
+    assert setup.look_up("lmdb:relay_recipients", "u40@example.com") == "LOCAL"
+    changed = {name for name in after if after[name][0] != before[name][0]}
+    per_recipient = {"transport", "relay_recipients", "virtual_alias"}
+    assert changed == per_recipient | {f"{name}.lmdb" for name in per_recipient}
+
+
+@pytest.mark.parametrize("kind", ["hash", "btree", "cdb", "lmdb", "texthash"])
+def test_every_type_answers_after_a_change(setup: Setup, kind: str) -> None:
+    """Each type of map is built, replaced, and looked up without a complaint of Postfix."""
+    setup.build(f"--type={kind}")
+    setup.people([f"u{n}@example.com" for n in range(39)] + ["new@example.com"])
+    setup.build(f"--type={kind}", check=False)
+    assert setup.look_up(f"{kind}:relay_recipients", "new@example.com") == "LOCAL"
+    assert setup.look_up(f"{kind}:relay_recipients", "u39@example.com") == ""
+
+
+def test_a_missing_index_is_made_again(setup: Setup) -> None:
+    """Somebody removed an indexed file: the next build brings it back."""
+    setup.build()
+    (setup.maps / "transport.lmdb").unlink()
+    assert setup.build("--check", check=False).returncode == 1
+    setup.build()
+    assert setup.look_up("lmdb:transport", "u1@example.com")
+
+
+def test_indexes_of_other_types_are_named(setup: Setup) -> None:
+    """A type that is not built any more would grow stale without a word."""
+    setup.build("--type=hash")
+    assert "transport.db" in setup.build("--type=lmdb").stdout
+
+
+def test_check_writes_nothing_and_ends_with_one(setup: Setup) -> None:
+    """--check prints differences only; without any it ends with 0."""
+    done = setup.build("--check", check=False)
+    assert done.returncode == 1
+    assert not setup.maps.exists()
+    setup.build()
+    assert setup.build("--check").returncode == 0
+    before = setup.stamps()
+    setup.people([f"u{n}@example.com" for n in range(39)] + ["new@example.com"])
+    done = setup.build("--check", check=False)
+    assert done.returncode == 1
+    assert "+new@example.com" in done.stdout
+    assert "-u39@example.com" in done.stdout
+    assert setup.stamps() == before
+
+
+def test_a_shrunken_result_is_held_back_until_accepted(setup: Setup) -> None:
+    """Losing 30 of 40 at once is no ordinary change; what is held names itself and the way out."""
+    setup.build()
+    shutil.rmtree(setup.folder / "state")  # the sync's own guards have nothing to compare with
+    setup.people([f"u{n}@example.com" for n in range(10)] + [f"b{n}@bücher.example" for n in range(3)])
+    before = setup.stamps()
+    done = setup.build(check=False)
+    assert done.returncode == 1
+    assert "--accept" in done.stdout
+    assert setup.stamps() == before
+    setup.build("--accept")
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
+    assert setup.look_up("lmdb:relay_recipients", "u9@example.com") == "LOCAL"
+
+
+def test_the_syncs_guards_hold_back_too(setup: Setup) -> None:
+    """Without a daemon `build` reads the directories itself, with the same guards."""
+    setup.build()
+    setup.people([f"u{n}@example.com" for n in range(10)])
+    done = setup.build(check=False)
+    assert done.returncode == 1
+    assert "held back" in done.stderr
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == "LOCAL"
+
+
+def test_ordinary_changes_need_no_hand(setup: Setup) -> None:
+    """A few leavers, a domain that closes, a domain that is removed from the configuration: written at once."""
+    setup.build()
+    setup.people([f"u{n}@example.com" for n in range(36)])
+    (setup.folder / "there.txt").write_text("cloudy@example.com\n")
+    setup.build()
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
+    assert setup.look_up("lmdb:relay_recipients", "b1@bücher.example") == ""
+
+
+def test_a_directory_that_is_down_changes_nothing(setup: Setup) -> None:
+    """75, the fault by name, and the maps as they were."""
+    setup.build()
+    before = setup.stamps()
+    (setup.folder / "here.db").rename(setup.folder / "gone.db")
+    done = setup.build(check=False)
+    assert done.returncode == 75
+    assert "directory here" in done.stderr
+    assert setup.stamps() == before
+
+
+def test_a_directory_that_was_never_read_leaves_no_wrong_files(setup: Setup) -> None:
+    """With live maps behind, its people just have no line; alone, nothing is written at all."""
+    (setup.folder / "here.db").unlink()
+    done = setup.build(check=False)
+    assert done.returncode == 75
+    assert setup.look_up("lmdb:relay_recipients", "cloudy@example.com") == ""
+    setup.configure(live=False, unknown="reject")
+    shutil.rmtree(setup.maps, ignore_errors=True)
+    assert setup.build(check=False).returncode == 75
+    assert not (setup.maps / "relay_recipients").exists()
+
+
+def test_alone_serves_reject_only(setup: Setup) -> None:
+    """Files cannot say anything of unlisted addresses: relay and verify are refused unless a live map stands behind."""
+    setup.configure(live=False)
+    done = setup.build(check=False)
+    assert done.returncode == 2
+    assert 'unknown = "verify"' in done.stderr
+    setup.build("--behind-live")
+    shutil.rmtree(setup.maps)
+    setup.configure(live=False, unknown="reject")
+    setup.build()
+    assert setup.look_up("lmdb:transport", "example.com") == "lmtp:unix:private/lmtp"
+    assert setup.look_up("lmdb:relay_recipients", "example.com") == ""
+
+
+def test_behind_a_live_map_no_domain_has_a_line(setup: Setup) -> None:
+    """A domain's line would hide the live map from everybody who is not listed."""
+    setup.configure(unknown="reject")
+    setup.build()
+    assert setup.look_up("lmdb:transport", "example.com") == ""
+
+
+def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
+    """Whatever cannot be written: 75, what happened, the old files, and no rest of the new ones."""
+    setup.build()
+    before = setup.stamps()
+    setup.people([f"u{n}@example.com" for n in range(40)] + [f"new{n}@example.com" for n in range(3000)])
+    setup.splitmx("build", "--output", str(setup.folder / "other"), "--type=lmdb")  # the index has room
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "from policyd.cli import main; main()",
+            "build",
+            "--type=hash",
+            "--output",
+            str(setup.maps),
+        ],
+        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": str(setup.mail_config)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
+    )
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "old files stay" in done.stderr
+    assert setup.stamps() == before
+    assert not [path for path in setup.maps.iterdir() if ".in" in path.name]
+
+
+def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
+    """A main.cf that Postfix refuses: the message is Postfix's own."""
+    setup.build()
+    before = setup.stamps()
+    setup.people([f"u{n}@example.com" for n in range(41)])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "from policyd.cli import main; main()",
+            "build",
+            "--type=lmdb",
+            "--output",
+            str(setup.maps),
+        ],
+        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75
+    assert "main.cf" in done.stderr
+    assert setup.stamps() == before
+
+
+def test_two_builds_do_not_mix(setup: Setup) -> None:
+    """While one writes, another one ends with 75."""
+    setup.build()
+    with (setup.maps / ".splitmx-build.lock").open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        done = setup.build(check=False)
+    assert done.returncode == 75
+    assert "another build" in done.stderr
+
+
+def test_what_cannot_be_decided_has_no_line_and_is_told(setup: Setup) -> None:
+    """A location word that nobody knows is TEMP: never a guess in a file."""
+    with sqlite3.connect(setup.folder / "here.db") as database:
+        database.execute("INSERT INTO recipients VALUES ('odd@example.com', 'mailbox', '', 'mars', 1)")
+        database.execute("INSERT INTO recipients VALUES ('#sharp@example.com', 'mailbox', '', NULL, 1)")
+    database.close()
+    done = setup.build(check=False)
+    assert done.returncode == 1
+    assert "odd@example.com" in done.stdout
+    assert "mars" in done.stdout
+    assert "#sharp@example.com" in done.stdout
+    assert setup.look_up("lmdb:transport", "odd@example.com") == ""
+    report = setup.report()
+    assert sum(report["left_out"].values()) == 2  # type: ignore[attr-defined]
+    assert report["complete"] is False
+
+
+def test_static_only_maps(setup: Setup) -> None:
+    """Routes and rewriting of copies, envelope domains, and the peers' networks."""
+    setup.build()
+    route = "dual-m365:[mx1.example.org],[mx2.example.org]"
+    assert setup.look_up("regexp:shadow_transport", "ann@example.com.m365.splitmx.invalid") == route
+    local = "splitmx-lmtp:unix:private/lmtp"
+    assert setup.look_up("regexp:shadow_transport", "ann@example.com.local.splitmx.invalid") == local
+    assert setup.look_up("regexp:shadow_transport", "ann@tenant.example.org") == "relay:cloud.example.org:2525"
+    assert setup.look_up("regexp:shadow_transport", "ann@example.com") == ""
+    for key in ("ann@example.com.m365.splitmx.invalid", "ann@example.com.local.splitmx.invalid"):
+        assert setup.look_up("regexp:shadow_generic", key) == "ann@example.com"
+    assert setup.look_up("regexp:shadow_generic", "ann@example.com") == ""
+    assert setup.look_up("cidr:peers_access", "203.0.113.77") == "permit"
+    assert setup.look_up("cidr:peers_access", "192.0.2.1") == ""
+    assert setup.look_up("regexp:relay_domains", "EXAMPLE.com") == "OK"
+    assert setup.look_up("regexp:relay_domains", "lists.example.com") == ""
+
+
+def test_many_domains_are_an_indexed_file(setup: Setup) -> None:
+    """Beyond 500 domains each key would be matched against each line."""
+    more = "".join(
+        f'[domains."d{n}.example.com"]\nlocal = ["here"]\ndestination = "m365"\nunknown = "verify"\n'
+        for n in range(520)
+    )
+    setup.configure(more=more)
+    setup.build()
+    assert setup.look_up("lmdb:relay_domains", "d519.example.com") == "OK"
+    # a running Postfix sees a new indexed file at once, and a new guard only after a reload
+    setup.configure(more=more + '[domains."late.example"]\nlocal = ["here"]\ndestination = "m365"\n')
+    done = setup.build(check=False)
+    assert "late.example" in done.stdout
+    assert setup.look_up("lmdb:relay_domains", "late.example") == ""
+    setup.build()
+    assert setup.look_up("lmdb:relay_domains", "late.example") == "OK"
