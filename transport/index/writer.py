@@ -64,6 +64,8 @@ class Writer:
         self.said = ""
         self._lock = threading.RLock()
         self._owner = self._own(state / "index.lock")
+        # Sorting ten million rows takes a gigabyte for a while: /tmp is often memory.
+        os.environ["SQLITE_TMPDIR"] = str(state)
         self._domains: dict[str, int] = {}
         self._inode = (0, 0)
         self._instance = ""

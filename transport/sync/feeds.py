@@ -230,8 +230,8 @@ def _take(
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
         if report.generation is not None or changes.cookie != report.cookie:
             connection.execute(
-                "UPDATE directory SET rows = ?, cookie = ?, listing = x'' WHERE id = ?",
-                (report.rows, changes.cookie or report.cookie, number),
+                "UPDATE directory SET rows = ?1, cookie = ?2, listing = iif(?3, x'', listing) WHERE id = ?4",
+                (report.rows, changes.cookie or report.cookie, report.generation is not None, number),
             )
         report.cookie = changes.cookie or report.cookie
 
