@@ -18,6 +18,8 @@ EXPANSION_LIMIT = 20_000
 
 def add(planner: Planner) -> None:
     """All of it."""
+    if not planner.domains:
+        return  # observing alone changes nothing but who is asked at RCPT
     tls(planner)
     destinations(planner)
     limits(planner)

@@ -49,9 +49,10 @@ class Planner:
         self._classes()
         if self.live:
             self._endpoints()
-        self._relay_domains()
-        self._maps()
-        self._recipients()
+        if self.domains:
+            self._relay_domains()
+            self._maps()
+            self._recipients()
         self._copies()
         postfix_policy.policy(self)
         postfix_extras.add(self)
@@ -60,7 +61,9 @@ class Planner:
     # entries
 
     def own(self, name: str) -> list[str]:
-        """The site's entries of a list: what stands there now, without ours."""
+        """The site's entries of a list: what stands there now, without ours; a default that is empty is nothing."""
+        if name not in self.postfix.own and not self.postfix.full(name):
+            return []
         return [e for e in split_list(self.postfix.value(name)) if not self.is_ours(e)]
 
     @property

@@ -1,0 +1,60 @@
+# Static maps first, live maps behind them.
+#
+# splitmx on a Postfix in /etc/postfix, deployed both.
+# Keep a copy of main.cf and master.cf. First write the tables: splitmx build
+#
+# Address classes, which stay as they are:
+#   example.com: relay_domains
+export MAIL_CONFIG=/etc/postfix
+
+# names of ours, asked without the daemon
+cat > /etc/postfix/splitmx-domains.cf <<'END'
+dbpath = /var/lib/splitmx/maps/domains.sqlite
+query = SELECT '%s' FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name) LIMIT 1
+END
+
+# names of ours, asked without the daemon
+cat > /etc/postfix/splitmx-policy.cf <<'END'
+dbpath = /var/lib/splitmx/maps/domains.sqlite
+query = SELECT CASE WHEN EXISTS (SELECT 1 FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name)) THEN 'splitmx' ELSE 'splitmx_observe' END FROM policy WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name) LIMIT 1
+END
+
+# the split domains, exactly: no subdomain becomes ours by accident
+postconf -e 'relay_domains = regexp:/var/lib/splitmx/maps/relay_domains'
+
+# who is here goes to the local transport, who is there to the destination
+postconf -e 'transport_maps = lmdb:/var/lib/splitmx/maps/transport, pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:transport}'
+
+# aliases and groups; listed addresses stay themselves
+postconf -e 'virtual_alias_maps = lmdb:/var/lib/splitmx/maps/virtual_alias, pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:virtual_alias}'
+
+# who may get mail: here, there, aliases and groups alike
+postconf -e 'relay_recipient_maps = lmdb:/var/lib/splitmx/maps/relay_recipients, pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:relay_recipients}'
+
+# only recipients of ours meet the policy service
+postconf -e 'smtpd_restriction_classes = splitmx, splitmx_observe'
+
+# a dead or hung daemon costs ours 5 s, others nothing
+postconf -e 'splitmx = check_policy_service { unix:splitmx/policy.sock, timeout=5s, try_limit=1, default_action=DUNNO }'
+
+# a dead or hung daemon costs ours 5 s, others nothing
+postconf -e 'splitmx_observe = check_policy_service { unix:splitmx/policy.sock, timeout=5s, try_limit=1, default_action=DUNNO }'
+
+# before permit_mynetworks: a peer may stand in mynetworks
+postconf -e 'smtpd_recipient_restrictions = check_recipient_access sqlite:/etc/postfix/splitmx-policy.cf'
+
+# above the largest group; Postfix defers larger ones for ever
+postconf -e 'virtual_alias_expansion_limit = 20000'
+
+# once is once, by alias and group too; costs the X-Original-To header
+postconf -e 'enable_original_recipient = no'
+
+# no flush log for each deferral to the other side
+postconf -e 'fast_flush_domains = '
+
+# smtpd keeps a temporary failure of transport_maps for its life: keep that short
+postconf -P smtp/inet/max_use=20
+postconf -P smtp/inet/max_idle=20s
+
+postfix check
+# Then, with the daemon running: postfix reload

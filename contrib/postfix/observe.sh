@@ -1,0 +1,26 @@
+# Observing: nothing changes but the log.
+#
+# splitmx on a Postfix in /etc/postfix, deployed live.
+# Keep a copy of main.cf and master.cf. First write the tables: splitmx build
+export MAIL_CONFIG=/etc/postfix
+
+# names of ours, asked without the daemon
+cat > /etc/postfix/splitmx-policy.cf <<'END'
+dbpath = /var/lib/splitmx/maps/domains.sqlite
+query = SELECT CASE WHEN EXISTS (SELECT 1 FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name)) THEN 'splitmx' ELSE 'splitmx_observe' END FROM policy WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name) LIMIT 1
+END
+
+# only recipients of ours meet the policy service
+postconf -e 'smtpd_restriction_classes = splitmx, splitmx_observe'
+
+# a dead or hung daemon costs ours 5 s, others nothing
+postconf -e 'splitmx = check_policy_service { unix:splitmx/policy.sock, timeout=5s, try_limit=1 }'
+
+# a dead or hung daemon costs ours 5 s, others nothing
+postconf -e 'splitmx_observe = check_policy_service { unix:splitmx/policy.sock, timeout=5s, try_limit=1, default_action=DUNNO }'
+
+# before permit_mynetworks: a peer may stand in mynetworks
+postconf -e 'smtpd_recipient_restrictions = check_recipient_access sqlite:/etc/postfix/splitmx-policy.cf'
+
+postfix check
+# Then, with the daemon running: postfix reload

@@ -1,0 +1,33 @@
+# Static maps alone.
+#
+# splitmx on a Postfix in /etc/postfix, deployed static.
+# Keep a copy of main.cf and master.cf. First write the tables: splitmx build
+# note: without the daemon suspended recipients and loops are not refused at RCPT
+#
+# Address classes, which stay as they are:
+#   example.com: relay_domains
+export MAIL_CONFIG=/etc/postfix
+
+# the split domains, exactly: no subdomain becomes ours by accident
+postconf -e 'relay_domains = regexp:/var/lib/splitmx/maps/relay_domains'
+
+# who is here goes to the local transport, who is there to the destination
+postconf -e 'transport_maps = lmdb:/var/lib/splitmx/maps/transport'
+
+# aliases and groups; listed addresses stay themselves
+postconf -e 'virtual_alias_maps = lmdb:/var/lib/splitmx/maps/virtual_alias'
+
+# who may get mail: here, there, aliases and groups alike
+postconf -e 'relay_recipient_maps = lmdb:/var/lib/splitmx/maps/relay_recipients'
+
+# above the largest group; Postfix defers larger ones for ever
+postconf -e 'virtual_alias_expansion_limit = 20000'
+
+# once is once, by alias and group too; costs the X-Original-To header
+postconf -e 'enable_original_recipient = no'
+
+# no flush log for each deferral to the other side
+postconf -e 'fast_flush_domains = '
+
+postfix check
+# Then, with the daemon running: postfix reload
