@@ -19,7 +19,7 @@ from policyd.cli import common
     )
 )
 @common.config_option
-@click.option("--user", metavar="NAME", help="Run as this user; needed when started as root.")
+@click.option("--user", metavar="NAME", help="Drop to this user, when started as root.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -40,8 +40,10 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     log.setup(log_level)
     log.process("supervisor")
     if os.geteuid() == 0 and not user:
-        raise common.Stop(
-            "not started as root", "start it as its own user (systemd/splitmx.service does), or name one with --user"
+        log.say(
+            log.WARNING,
+            "running as root, which it does not need",
+            hint="start it as its own user (systemd/splitmx.service does), or name one with --user",
         )
     loader = Loader(config)
     _preload()

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.mta.places import new_folder
 from tests.mta.waiting import wait_for
 
-AS_ROOT = ["--user", "root"] if os.geteuid() == 0 else []  # the daemon refuses root unless it is named
+AS_ROOT = ["--user", "root"] if os.geteuid() == 0 else []  # as root it warns unless a user is named
 COMMAND = [sys.executable, "-I", "-c", "from policyd.cli import main; main()"]
 
 
