@@ -117,6 +117,8 @@ def test_a_wave_to_come_does_not_count(world: World) -> None:
     wave(world, [f"user{n:05d}@example.com" for n in range(80)], "cloud", time.time() + 3600)
     world.sources["here"].records = people(30)
     assert world.sync().held == 50
+    assert world.sync().held == 50
+    assert world.sync(now=time.time() + 7200).removed == 50, "its moment has come, though nothing else changed"
 
 
 def test_emptied_on_purpose(world: World) -> None:

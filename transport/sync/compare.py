@@ -45,11 +45,12 @@ def compare(
     try:
         stage = Stage(connection, writer)
         listing = source.list()
-        known = _known(connection, directory) if accept is None and not dry_run else b""
+        moment = time.time() if now is None else now
+        waves = sum(wave.at <= moment for wave in settings.waves)
+        known = _known(connection, directory, waves) if accept is None and not dry_run else b""
         stage.read(listing.records, spool=bool(known), progress=progress)
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
-        moment = time.time() if now is None else now
         if known != stage.digest:
             names = {number: name for name, number in writer.domain_ids(()).items()}
             addresses = stage.sort(listing.skipped, names.__getitem__)
@@ -57,9 +58,9 @@ def compare(
                 _settle(writer, directory, settings, stage, addresses, listing, report, accept, names, moment)
         else:
             with writer.change(connection):
-                if _known(connection, directory) != known:
+                if _known(connection, directory, waves) != known:
                     raise IndexFault("it was changed by another sync meanwhile", "it is tried again")
-                _same(connection, directory, stage, listing, report, moment)
+                _same(connection, directory, listing, report, moment)
         report.skipped = listing.skipped.count
         if report.generation is not None or report.first_load:
             writer.checkpoint(always=report.first_load)
@@ -88,30 +89,38 @@ def _failed(report: SyncReport, fault: IndexFault) -> None:
     report.believable = False
 
 
-def _known(connection: sqlite3.Connection, directory: Directory) -> bytes:
-    """The digest of the last listing, when all of it was taken and nothing has changed the rows since; b"" else."""
+def _known(connection: sqlite3.Connection, directory: Directory, waves: int) -> bytes:
+    """The digest of the last listing, when the same listing again would come to the same; b"" else.
+
+    That is when all of it was taken; and when something was held, as long as nothing else has changed either: then the
+    digest is stored with its generation and the number of passed waves.
+    """
     row = connection.execute(
-        "SELECT listing FROM directory WHERE name = ? AND fingerprint = ? AND loaded_at IS NOT NULL",
+        "SELECT d.listing, s.value FROM directory d JOIN state s ON s.key = 'generation'"
+        " WHERE d.name = ? AND d.fingerprint = ? AND d.loaded_at IS NOT NULL",
         (directory.name, directory.fingerprint),
     ).fetchone()
-    return bytes(row[0]) if row else b""
+    if row is None:
+        return b""
+    digest, while_ = bytes(row[0][:16]), bytes(row[0][16:])
+    return digest if not while_ or while_ == write.state_of(int(row[1]), waves) else b""
 
 
 def _same(
     connection: sqlite3.Connection,
     directory: Directory,
-    stage: Stage,
     listing: Listing,
     report: SyncReport,
     now: float,
 ) -> None:
-    """It lists exactly what it listed last time, and all of that was taken."""
+    """It lists exactly what it listed last time: nothing to take, and what was held is held."""
     number, rows, _ = write.row_of(connection, directory.name, directory.fingerprint)
     report.rows = report.unchanged = rows
     emptied = bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
     report.believable = rows > 0 or emptied or directory.may_be_empty
+    write.recall_held(connection, number, report)
     write.note_skipped(connection, number, listing.skipped)
-    write.note_directory(connection, number, directory, listing, report, emptied, stage.digest, now)
+    write.note_directory(connection, number, directory, listing, report, emptied, now)
 
 
 def _settle(
@@ -150,8 +159,10 @@ def _settle(
         connection.execute("ROLLBACK")
         return
     write.note_skipped(connection, number, listing.skipped)
-    if write.note_directory(connection, number, directory, listing, report, emptied, stage.digest, now) or changed:
+    if write.note_directory(connection, number, directory, listing, report, emptied, now) or changed:
         report.generation = writer.bump(connection)
+    waves = sum(wave.at <= now for wave in settings.waves)
+    write.note_listing(connection, number, stage.digest, waves if report.held_changes else None)
 
 
 def _first_load(

@@ -160,10 +160,7 @@ def settle(connection: sqlite3.Connection, case: Case, report: SyncReport, *, ca
         )
         if (found := examples(connection, where, case.name_of))
     }
-    if case.held:
-        report.why = "held back: " + "; ".join(
-            f"{change.domain}: {change.why}" if change.domain else change.why for change in case.held[:5]
-        )
+    report.why = _why(case.held)
     if report.dry_run:
         return False
     changed = report.added + report.removed + report.changed + report.moved > 0
@@ -184,6 +181,46 @@ def settle(connection: sqlite3.Connection, case: Case, report: SyncReport, *, ca
     return changed
 
 
+def _why(held: Sequence[HeldChange]) -> str:
+    if not held:
+        return ""
+    return "held back: " + "; ".join(
+        f"{change.domain}: {change.why}" if change.domain else change.why for change in held[:5]
+    )
+
+
+def recall_held(connection: sqlite3.Connection, number: int, report: SyncReport) -> None:
+    """What was held the last time, into the report."""
+    report.held_changes = tuple(
+        HeldChange(domain or "", what, count, tuple(first.split("\n")) if first else (), why)
+        for domain, what, count, first, why in connection.execute(
+            "SELECT d.name, h.what, h.count, h.first, h.why FROM held h LEFT JOIN domain d ON d.id = h.domain"
+            " WHERE h.directory = ? ORDER BY h.domain, h.what",
+            (number,),
+        )
+    )
+    report.held = sum(change.count for change in report.held_changes)
+    report.why = _why(report.held_changes)
+    if report.held:
+        report.first = {"held": tuple(a for change in report.held_changes for a in change.first)[:EXAMPLES]}
+
+
+def note_listing(connection: sqlite3.Connection, number: int, digest: bytes, waves: int | None) -> None:
+    """Remember what was listed: the same again comes to the same.
+
+    waves: with something held, the number of passed waves; another generation or wave may then come to something else.
+    """
+    if waves is not None:
+        generation = connection.execute("SELECT value FROM state WHERE key = 'generation'").fetchone()[0]
+        digest += state_of(int(generation), waves)
+    connection.execute("UPDATE directory SET listing = ? WHERE id = ?", (digest, number))
+
+
+def state_of(generation: int, waves: int) -> bytes:
+    """What a held change depends on besides the listing, as bytes behind the listing's digest."""
+    return generation.to_bytes(8, "big") + waves.to_bytes(4, "big")
+
+
 def was_emptied(connection: sqlite3.Connection, number: int) -> bool:
     """Whether this directory was emptied on purpose."""
     return bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
@@ -196,7 +233,6 @@ def note_directory(
     listing: Listing,
     report: SyncReport,
     emptied: bool,
-    digest: bytes,
     now: float,
 ) -> bool:
     """Write how the directory stands after a good listing. True when it counts now and did not before, or reverse."""
@@ -206,7 +242,7 @@ def note_directory(
     believable = int(report.believable) if not report.held_changes else old[2]
     connection.execute(
         "UPDATE directory SET fingerprint = ?, rows = ?, loaded_at = ?, content_time = ?, server = ?, took = ?,"
-        " cookie = ?, skipped = ?, believable = ?, emptied_on_purpose = ?, listing = ? WHERE id = ?",
+        " cookie = ?, skipped = ?, believable = ?, emptied_on_purpose = ? WHERE id = ?",
         (
             directory.fingerprint,
             report.rows,
@@ -218,7 +254,6 @@ def note_directory(
             listing.skipped.count,
             believable,
             int(emptied and not report.rows),
-            digest if report.believable and not report.held_changes else b"",
             number,
         ),
     )
