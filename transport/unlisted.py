@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transport.address import Address, parse
 from transport.config.settings import Domain, Unknown
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transport.router import Router
 
 _Shapes = Sequence[tuple[str, str]]
+_ROLES = frozenset(("postmaster", "abuse"))
 
 
 def unlisted(
@@ -23,39 +24,50 @@ def unlisted(
 ) -> Decision:
     """Decide for an address without a row in any of its forms. match: below a domain with subdomains "match"."""
     base, extension = shapes[-1]
-    common = Decision(
-        Verdict.UNKNOWN,
-        "no directory lists it",
-        domain=domain.name,
-        local_transport=domain.local_transport,
-        base=base,
-        extension=extension,
-        keep=False,
-    )
-    role = None if question.configured else _role_address(router, question, domain, common)
-    if role is not None:
-        return role
-    waiting = _unbelieved(question, address, domain, shapes, common, match=match)
-    if waiting is not None:
-        return waiting
-    reason = f'no directory lists it, unknown = "{domain.unknown.value}"'
+
+    def common(verdict: Verdict = Verdict.UNKNOWN, reason: str = "no directory lists it", **more: Any) -> Decision:
+        # made once, as late as possible: strangers are what an attack is made of
+        return Decision(
+            verdict,
+            reason,
+            domain=domain.name,
+            local_transport=domain.local_transport,
+            base=base,
+            extension=extension,
+            keep=False,
+            **more,
+        )
+
+    if base in _ROLES and not question.configured:
+        role = _role_address(router, question, domain, common())
+        if role is not None:
+            return role
+    ask, failed = _unbelieved(question, address, domain, shapes, match=match)
+    if ask:
+        return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
+    if failed:
+        reason = f'directory {failed} could not be asked, and its "no" is needed'
+        return common(Verdict.TEMP, reason, directory=failed)
     verify = domain.unknown is Unknown.VERIFY
+    if not match and domain.unknown is Unknown.REJECT:
+        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"')
+    if not match and domain.unknown is Unknown.CATCHALL:
+        if question.configured:
+            return common(reason="named in the configuration, but listed nowhere")
+        return _catchall(router, question, domain, common())
+    if not domain.destination:
+        return no_destination(domain)
     if match:
         reason = f'below {domain.name} (subdomains = "match"), listed nowhere'
-        return _relay(domain, common, reason, verify=verify)
-    if domain.unknown is Unknown.REJECT:
-        return replace(common, reason=reason)
-    if domain.unknown is Unknown.CATCHALL:
-        if question.configured:
-            return replace(common, reason="named in the configuration, but listed nowhere")
-        return _catchall(router, question, domain, common)
-    return _relay(domain, common, reason, verify=verify)
+    else:
+        reason = f'no directory lists it, unknown = "{domain.unknown.value}"'
+    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify)
 
 
 def _unbelieved(
-    question: Question, address: Address, domain: Domain, shapes: _Shapes, common: Decision, *, match: bool
-) -> Decision | None:
-    """ASK while a "no" is stale; TEMP when one that is needed could not be had.
+    question: Question, address: Address, domain: Domain, shapes: _Shapes, *, match: bool
+) -> tuple[list[tuple[str, str, str]], str]:
+    """What to ask because a "no" is stale; the directory whose "no" is needed and could not be had, or "".
 
     Needed are those of every `local` directory under relay and verify, of all directories under reject and
     catchall; a `remote` one is asked for its yes in any case.
@@ -71,25 +83,12 @@ def _unbelieved(
                 ask.append((directory, base, address.domain))
             elif not believed and needed:
                 failed = failed or directory
-    if ask:
-        return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
-    if failed:
-        reason = f'directory {failed} could not be asked, and its "no" is needed'
-        return replace(common, verdict=Verdict.TEMP, reason=reason, directory=failed)
-    return None
-
-
-def _relay(domain: Domain, common: Decision, reason: str, *, verify: bool) -> Decision:
-    if not domain.destination:
-        return no_destination(domain)
-    return replace(common, verdict=Verdict.RELAY, reason=reason, destination=domain.destination, verify=verify)
+    return ask, failed
 
 
 def _role_address(router: Router, question: Question, domain: Domain, common: Decision) -> Decision | None:
     """postmaster@ is never UNKNOWN (RFC 5321 4.5.1); abuse@ (RFC 2142) where the configuration names one."""
     base = common.base
-    if base not in ("postmaster", "abuse"):
-        return None
     common = replace(
         common,
         verdict=Verdict.LOCAL,
