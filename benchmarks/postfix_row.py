@@ -41,7 +41,7 @@ def postfix(bench: Bench) -> list[Result]:
         )
     )
     daemon.start_loaded()
-    sink = subprocess.Popen(["smtp-sink", f"{sink_ip}:{SINK_PORT}", "1000"], stderr=subprocess.DEVNULL)
+    sink = subprocess.Popen(["smtp-sink", "-u", "postfix", f"{sink_ip}:{SINK_PORT}", "1000"], stderr=subprocess.DEVNULL)
     figures: dict[str, list[float]] = {"splitmx": [], "files": []}
     try:
         wait("smtp-sink", lambda: listens(sink_ip, SINK_PORT))
