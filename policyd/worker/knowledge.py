@@ -17,6 +17,7 @@ from transport.config.settings import Settings
 from transport.index.reader import Reader
 from transport.record import Record, Row
 
+_TURN = 30.0  # seconds after which the new generation of live answers becomes the old one
 _DAY = 86_400.0
 _LIVE = 25_000  # addresses in one of the two generations of live answers
 
@@ -36,8 +37,11 @@ class LiveKnowledge:
         self.ages: dict[str, Age] = {}
         self.networks: dict[str, tuple[str, ...]] = {}
         self.loops: dict[tuple[str, str], float] = {}
-        self._new: dict[tuple[str, str], dict[str, Live]] = {}
-        self._old: dict[tuple[str, str], dict[str, Live]] = {}
+        # live answers by address and directory: two generations of short ones, and the few that hold longer
+        self._new: _Known = {}
+        self._old: _Known = {}
+        self._long: _Known = {}
+        self._turned = 0.0
         self.settings = settings
         self.reader = Reader(state)
         self._use()
@@ -57,7 +61,7 @@ class LiveKnowledge:
     def rows(self, domain: str, local: str) -> Sequence[Row]:
         """Index rows, with those of directories that were asked live replaced by what they said."""
         rows = self.reader.rows(domain, local)
-        if not self._new and not self._old and not self.overlay:
+        if not (self._new or self._old or self._long or self.overlay):
             return rows
         live = self._live(domain, local)
         if not live:
@@ -72,7 +76,7 @@ class LiveKnowledge:
 
     def targets(self, domain: str, local: str, directory: str) -> Sequence[str]:
         """The targets of that row: live ones where the row is a live one."""
-        if self._new or self._old or self.overlay:
+        if self._new or self._old or self._long or self.overlay:
             result = self._live(domain, local).get(directory)
             if result is not None and result.records:
                 return result.records[0].targets
@@ -123,10 +127,21 @@ class LiveKnowledge:
     def learn(self, triple: Triple, result: Live) -> None:
         """Remember a live answer until its end."""
         directory, local, domain = triple
+        at = (local, domain)
+        if result.end - time.monotonic() > _TURN:
+            if len(self._long) >= _LIVE:
+                del self._long[next(iter(self._long))]
+            self._long.setdefault(at, {})[directory] = result
+            return
         if len(self._new) >= _LIVE:
-            self._old = self._new
-            self._new = {}
-        self._new.setdefault((local, domain), {})[directory] = result
+            self._turn()
+        self._new.setdefault(at, {})[directory] = result
+        if self._long and directory in self._long.get(at, _NOTHING):
+            del self._long[at][directory]
+
+    def _turn(self) -> None:
+        self._old, self._new = self._new, {}
+        self._turned = time.monotonic()
 
     def loop_seen(self, local: str, domain: str, first: float) -> None:
         """Remember when an address first came back."""
@@ -137,24 +152,28 @@ class LiveKnowledge:
     def forget(self, local: str | None, domain: str | None) -> None:
         """Drop what was learned live: of one address, of one domain (local None), or all."""
         if domain is None:
-            self._new, self._old = {}, {}
+            self._new, self._old, self._long = {}, {}, {}
             return
-        for known in (self._new, self._old):
+        for known in (self._new, self._old, self._long):
             for key in [key for key in known if key[1] == domain and (local is None or key[0] == local)]:
                 del known[key]
 
     def expire(self) -> None:
-        """Drop what has ended, once in a while, so that the maps are empty in quiet times."""
+        """Drop what has ended, in no time: called each second, so that the maps are empty in quiet times."""
         now = time.monotonic()
-        for known in (self._new, self._old):
-            for key in [key for key, results in known.items() if all(one.end <= now for one in results.values())]:
-                del known[key]
+        if (self._new or self._old) and now - self._turned > _TURN:
+            self._turn()
+        while self._long:
+            first = next(iter(self._long))
+            if any(one.end > now for one in self._long[first].values()):
+                break
+            del self._long[first]
 
     # --- inner ------------------------------------------------------------------------------------------------
 
     def _remembered(self, directory: str, domain: str, local: str) -> Live | None:
         """A live answer that still counts."""
-        for known in (self._new, self._old):
+        for known in (self._new, self._old, self._long):
             result = known.get((local, domain), _NOTHING).get(directory)
             if result is not None and self._counts(directory, result):
                 return result
@@ -169,9 +188,12 @@ class LiveKnowledge:
 
     def _live(self, domain: str, local: str) -> dict[str, Live]:
         """Live answers about this address that say yes or no, by directory."""
+        at = (local, domain)
+        if not self.overlay and at not in self._new and at not in self._old and at not in self._long:
+            return _NOTHING
         found: dict[str, Live] = {}
-        for known in (self._old, self._new):
-            for directory, result in known.get((local, domain), _NOTHING).items():
+        for known in (self._long, self._old, self._new):
+            for directory, result in known.get(at, _NOTHING).items():
                 if result.records is not None and self._counts(directory, result):
                     found[directory] = result
         for (directory, one, of), result in self.overlay.items():
@@ -180,6 +202,7 @@ class LiveKnowledge:
         return found
 
 
+_Known = dict[tuple[str, str], dict[str, Live]]
 _NOTHING: dict[str, Live] = {}
 
 

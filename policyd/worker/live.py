@@ -18,6 +18,8 @@ MAX_WAITING = 1000
 MAX_ROUNDS = 8
 """How often one request may ask anew (an alias of an alias …) before it is TEMP."""
 
+_MANY = 16  # addresses on their way, beyond which further ones are gathered
+_MOMENT = 0.001
 _MARGIN = 0.25  # seconds after a directory's deadline until a request stops waiting for the keeper
 _LONGEST = 4.0  # seconds that all rounds of one request take together at most
 _LOOP_WAIT = 0.5  # seconds for the keeper to look into its own memory
@@ -90,7 +92,10 @@ class LiveLink:
             if others is None:
                 self._by_triple[triple] = [pending]
                 if not self._outbox:
-                    self.loop.call_soon(self._flush)
+                    if len(self._by_triple) > _MANY:  # the keeper has enough to do: send what gathers in a moment
+                        self.loop.call_later(_MOMENT, self._flush)
+                    else:
+                        self.loop.call_soon(self._flush)
                 self._outbox.append(triple)
             else:
                 others.append(pending)
