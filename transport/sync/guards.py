@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from transport.address import parse
 from transport.config.settings import Directory, Domain, Settings
 from transport.sync.report import EXAMPLES, HeldChange
 from transport.sync.side import Place, domain_of, moves, relays_strangers, side
@@ -68,10 +69,11 @@ def _exempt_waves(case: Case) -> None:
     """Addresses of a passed wave, and all addresses of the same directory entries, never count."""
     connection = case.connection
     addresses = {
-        tuple(address.rsplit("@", 1))
+        (address.local, address.domain)
         for wave in case.settings.waves
         if wave.at <= case.now
-        for address in wave.addresses
+        for text in wave.addresses
+        if (address := parse(text)) is not None
     }
     if not addresses:
         return
