@@ -33,6 +33,15 @@ def cleaned() -> Iterator[Callable[[Callable[[], object]], None]]:
         action()
 
 
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """As `cleaned`, for what all tests of a module share."""
+    todo: list[Callable[[], object]] = []
+    yield todo.append
+    for action in reversed(todo):
+        action()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what did not run: a skip nobody sees is a test nobody has."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -59,6 +59,7 @@ class Site:
         local: str = '["here"]',
         chroot: bool = False,
         name: str = "primary",
+        ip: str = "",
     ) -> None:
         self.deploy = deploy
         self.folder = new_folder("site")
@@ -68,7 +69,7 @@ class Site:
         for server in (self.store, self.secondary, self.world):
             cleaned(server.stop)
         self.mta = PostfixInstance(
-            name, {"default_transport": f"smtp:{self.world.nexthop}", **(settings or {})}, chroot=chroot
+            name, {"default_transport": f"smtp:{self.world.nexthop}", **(settings or {})}, chroot=chroot, ip=ip
         )
         cleaned(self.mta.stop)
         self.people = self.folder / "people.db"
