@@ -82,8 +82,9 @@ class Supervisor:
         self._signals()
         log.say(log.INFO, "starting", config=self.path, workers=len(self.workers), domains=len(self.settings.domains))
         try:
-            while not self._turn():
-                pass
+            patience = 0.0  # nothing is there to wait for until the children are
+            while not self._turn(patience):
+                patience = _TICK
         finally:
             for one in self.listeners:
                 one.close(remove=True)
@@ -98,9 +99,9 @@ class Supervisor:
         self.selector.register(reading, selectors.EVENT_READ, reading)
         self.wakeup = (reading, writing)
 
-    def _turn(self) -> bool:
-        """One turn of the loop; True when everything has ended."""
-        for key, _ in self.selector.select(_TICK):
+    def _turn(self, patience: float) -> bool:
+        """One turn of the loop, waiting at most `patience` seconds; True when everything has ended."""
+        for key, _ in self.selector.select(patience):
             if key.data == self.wakeup[0]:
                 self._on_signals(os.read(self.wakeup[0], 512))
             elif key.data is self.loader:
