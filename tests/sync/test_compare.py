@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from transport.directories.base import DirectoryTimeout
+from transport.directories.base import DirectoryError, DirectoryTimeout
 from transport.record import Kind, Record, Row
 
 from .conftest import World, people, refuse
@@ -79,6 +79,24 @@ def test_failed_listing_keeps_the_old_state(world: World) -> None:
         assert len(world.listed()) == 40
     world.sources["here"].fail = refuse(3, DirectoryTimeout("slow"))
     assert world.sync(good=False).timeout
+
+
+def test_given_up_while_writing(world: World) -> None:
+    """Whoever stops waiting after the listing was read stops the sync as well: nothing is written."""
+    world.sources["here"].records = people(40)
+    world.sync()
+    world.sources["here"].records = people(60_000)
+    calls = []
+
+    def progress(count: int) -> None:
+        calls.append(count)
+        if calls.count(60_000) > 1:
+            raise DirectoryError("given up")
+
+    report = world.sync(good=False, progress=progress)
+    assert (report.error, report.broken) == ("the sync was given up", False)
+    assert len(world.listed()) == 40
+    assert world.sync(progress=calls.append).rows == 60_000
 
 
 def test_empty_first_load_is_not_believed(world: World) -> None:

@@ -45,6 +45,8 @@ def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
             f"cannot write {path}: {text}",
             "make room on its disk; until then the index keeps its last good state",
         )
+    if "interrupted" in text:
+        return IndexFault("the sync was given up", "")
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
         return IndexFault(f"{path} is locked by another process", "end whatever else has it open for writing")
     if "readonly" in text or "unable to open" in text:

@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from transport.config.settings import Directory, Settings
 from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
@@ -31,7 +32,8 @@ def compare(
     """List the whole directory and bring the index to it: only differences are written, in one transaction.
 
     accept: None, or directories and domains whose held changes a human takes; empty: all of this directory.
-    dry_run: find and judge everything, write nothing. progress: called with the number of records read so far.
+    dry_run: find and judge everything, write nothing. progress: called with the number of records read so far, also
+    while they are sorted and written; when it raises DirectoryError, the sync ends and the old state stays.
     Never raises for a fault of the directory or of the index: the report says it, and the old state stays.
     """
     began = time.monotonic()
@@ -51,6 +53,8 @@ def compare(
         stage.read(listing.records, spool=bool(known), progress=progress)
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
+        if progress is not None:
+            connection.set_progress_handler(partial(_alive, progress, stage), 1_000_000)
         if known != stage.digest:
             names = {number: name for name, number in writer.domain_ids(()).items()}
             addresses = stage.sort(listing.skipped, names.__getitem__)
@@ -81,6 +85,15 @@ def compare(
             connection.close()
         report.duration = time.monotonic() - began
     return report
+
+
+def _alive(progress: Callable[[int], None], stage: Stage) -> int:
+    """Say that sorting and writing go on, ten times a second or so; whoever gave up on us ends the statement."""
+    try:
+        progress(stage.count)
+    except DirectoryError:
+        return 1
+    return 0
 
 
 def _failed(report: SyncReport, fault: IndexFault) -> None:
