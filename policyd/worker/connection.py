@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from policyd import log
 from policyd.protocols import ProtocolError
 from policyd.worker.live import Pending
+from policyd.worker.remarks import counted_as, remark
 
 if TYPE_CHECKING:
     from policyd.worker.main import Worker
@@ -179,6 +180,10 @@ class Connection(asyncio.Protocol):
             return
         self._after(pos > 0)
 
+    def client(self, request: Any) -> str:
+        """The address of the SMTP client that a request is about, "" when it does not say."""
+        return ""
+
     def on_broken(self) -> bytes:
         """What is said before a connection is closed because of a broken request."""
         return b""
@@ -256,12 +261,14 @@ class Connection(asyncio.Protocol):
         worker = self.worker
         reply = self.render(request, outcome)
         decision = outcome.decision
-        verdict = decision.verdict._value_ if decision is not None else outcome.status
+        verdict = counted_as(outcome)
         domain = decision.domain if decision is not None else ""
         cell = worker.counters.cell(self.label(request), domain, verdict)
         cell[0] += 1
         if outcome.observe:
             worker.observed(request, outcome)
+        elif outcome.judgement is not None or (decision is not None and (decision.dropped or decision.findings)):
+            remark(outcome, self.describe(request), self.client(request))
         if worker.debug:
             log.say(log.DEBUG, "decision", map=self.label(request), asked=self.describe(request), answer=outcome.status,
                     verdict=verdict, reason=decision.reason if decision is not None else "")  # fmt: skip

@@ -125,6 +125,9 @@ class Policy(Connection):
     def describe(self, request: Mapping[str, str]) -> str:
         return request.get("recipient", "")
 
+    def client(self, request: Mapping[str, str]) -> str:
+        return request.get("client_address", "")
+
 
 class Exim(Connection):
     """`${readsocket`: one line, one answer, end of file."""
@@ -174,6 +177,9 @@ class Exim(Connection):
 
     def describe(self, request: Mapping[str, str]) -> str:
         return request.get("recipient", "")
+
+    def client(self, request: Mapping[str, str]) -> str:
+        return request.get("client", "")
 
 
 KINDS: dict[str, type[Connection]] = {kind.kind: kind for kind in (Socketmap, TcpTable, Policy, Exim)}
