@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from transport.sync.compare import compare
-from transport.sync.feeds import apply_changes
+from transport.sync.feeds import apply_changes, apply_named
 from transport.sync.report import HeldChange, SyncReport
 
-__all__ = ["HeldChange", "SyncReport", "apply_changes", "compare"]
+__all__ = ["HeldChange", "SyncReport", "apply_changes", "apply_named", "compare"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from transport.config.settings import Directory, Settings
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Skipped, Source
@@ -47,6 +47,42 @@ def apply_changes(
     changes_of = getattr(source, "changes", None)
     if changes_of is None:
         return None
+
+    def changes(cookie: bytes, server: str, rows: int) -> Changes | None:
+        return changes_of(cookie, max(LEAST, rows // 10)) if cookie else None
+
+    return _apply(writer, directory, source, settings, now, changes, ())
+
+
+def apply_named(
+    writer: Writer,
+    directory: Directory,
+    source: Source,
+    settings: Settings,
+    addresses: Iterable[_Key],
+    *,
+    now: float | None = None,
+) -> SyncReport | None:
+    """Ask the directory about these addresses, of which something said that they changed, and take its answers.
+
+    They may be there, changed or gone. None: nothing was read yet. The rest as `apply_changes`; the cookie stays.
+    """
+
+    def changes(cookie: bytes, server: str, rows: int) -> Changes:
+        return Changes(cookie=cookie, server=server)
+
+    return _apply(writer, directory, source, settings, now, changes, addresses)
+
+
+def _apply(
+    writer: Writer,
+    directory: Directory,
+    source: Source,
+    settings: Settings,
+    now: float | None,
+    changes_of: Callable[[bytes, str, int], Changes | None],
+    addresses: Iterable[_Key],
+) -> SyncReport | None:
     began = time.monotonic()
     report = SyncReport(directory.name)
     try:
@@ -56,10 +92,13 @@ def apply_changes(
                 " AND loaded_at IS NOT NULL",
                 (directory.name, directory.fingerprint),
             ).fetchone()
-            if found is None or not found[2]:
+            if found is None:
                 return None
             number, rows, cookie, server = found
-            changes: Changes = changes_of(bytes(cookie), max(LEAST, rows // 10))
+            changes = changes_of(bytes(cookie), server, rows)
+            if changes is None:
+                return None
+            report.removals = changes.removals
             report.listing = time.monotonic() - began
             report.server = changes.server or server
             report.cookie = bytes(cookie)
@@ -68,7 +107,7 @@ def apply_changes(
             if changes.server and server and changes.server != server:
                 raise _Doubt(f"{changes.server} answered, the index was read from {server}")
             work = _Work(writer, connection, directory, source, int(number), changes)
-            records, gone = work.resolve()
+            records, gone = work.resolve(addresses)
             moment = time.time() if now is None else now
             _take(writer, connection, directory, settings, int(number), records, gone, changes, report, moment)
         if report.generation is not None:
@@ -104,10 +143,10 @@ class _Work:
         self.changes = changes
         self.ids = writer.domain_ids({r.domain for _, records in changes.upserts for r in records})
 
-    def resolve(self) -> tuple[dict[_Key, Record], list[_Key]]:
-        """(records by address, addresses that are gone). Asks the directory about what is not plain."""
+    def resolve(self, asked: Iterable[_Key]) -> tuple[dict[_Key, Record], list[_Key]]:
+        """(records by address, addresses that are gone). Asks the directory about what is not plain, and `asked`."""
         records: dict[_Key, Record] = {}
-        doubtful: set[_Key] = set()
+        doubtful = set(asked)
         gone: set[_Key] = set()
         for key, listed in self.changes.upserts:
             mine: dict[_Key, list[Record]] = {}

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from transport.address import parse
+from transport.address import external, parse
 from transport.config.settings import Directory, Domain, Settings
 from transport.sync.report import EXAMPLES, HeldChange
 from transport.sync.side import Place, domain_of, moves, relays_strangers, side
@@ -244,7 +244,7 @@ def _moves(case: Case, counts: dict[int, dict[str, int]], replaced: set[int]) ->
                     case.name_of(domain),
                     "moved",
                     len(counted),
-                    tuple(f"{local}@{case.name_of(domain)}" for local in counted[:EXAMPLES]),
+                    tuple(external(local, case.name_of(domain)) for local in counted[:EXAMPLES]),
                     f"{len(counted)} of {listed} addresses change sides at once, more than"
                     f" max_moved = {case.directory.max_moved:g}",
                 )
@@ -310,4 +310,4 @@ def _examples(case: Case, where: str, *values: int) -> tuple[str, ...]:
         f"SELECT domain, local FROM temp.diff WHERE hold = 1 AND {where} LIMIT {EXAMPLES}",  # noqa: S608
         values,
     )
-    return tuple(f"{local}@{case.name_of(domain)}" for domain, local in found)
+    return tuple(external(local, case.name_of(domain)) for domain, local in found)

@@ -26,6 +26,7 @@ class SyncReport:
 
     Counts are addresses. moved: taken changes of side (LOCAL or RELAY); changed: other taken changes; held: changes
     that a guard holds back. first: up to 20 addresses of each sort, by its name.
+    removals: whether this reading saw who is gone; a table's feed does not.
     error, hint: why nothing was taken, and what to do; "" when the directory was read well. timeout: it did not answer
     in time. broken: the index file itself is damaged.
     believable: an absence from this reading means something: the directory's "no" is fresh from now.
@@ -60,6 +61,7 @@ class SyncReport:
     hint: str = ""
     timeout: bool = False
     broken: bool = False
+    removals: bool = True
 
     @property
     def good(self) -> bool:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from transport.address import external
 from transport.directories.base import Skipped
 from transport.index.writer import Writer
 from transport.record import Kind, Record
@@ -171,7 +172,7 @@ def _one(
     domain, local = group[0][:2]
     best = group[0][2]
     same = [line for line in group if line[2] == best or best != Kind.MAILBOX]
-    address = f"{local}@{name_of(domain)}"
+    address = external(local, name_of(domain))
     if len(same) < len(group):
         skipped.add(address, "listed as a mailbox and as an alias: the mailbox stands")
     locations = list(dict.fromkeys(line[4] for line in same if line[4] is not None))

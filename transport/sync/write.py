@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
+from transport.address import external
 from transport.config.settings import Directory
 from transport.directories.base import Listing, Skipped
 from transport.index.writer import forget
@@ -263,7 +264,7 @@ def note_directory(
 def staged_examples(connection: sqlite3.Connection) -> list[str]:
     """The first staged addresses."""
     return [
-        f"{local}@{name}"
+        external(local, name)
         for local, name in connection.execute(
             "SELECT s.local, d.name FROM temp.staged s JOIN domain d ON d.id = s.domain"
             " ORDER BY s.domain, s.local LIMIT ?",
@@ -286,7 +287,7 @@ def _targets(connection: sqlite3.Connection, number: int, found: Iterable[tuple[
 def examples(connection: sqlite3.Connection, where: str, name_of: Callable[[int], str]) -> tuple[str, ...]:
     """The first addresses of `diff` that satisfy a condition."""
     found = connection.execute(f"SELECT domain, local FROM temp.diff WHERE {where} LIMIT {EXAMPLES}")  # noqa: S608
-    return tuple(f"{local}@{name_of(domain)}" for domain, local in found)
+    return tuple(external(local, name_of(domain)) for domain, local in found)
 
 
 def note_held(
