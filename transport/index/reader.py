@@ -337,7 +337,15 @@ class Reader:
     def held(self) -> tuple[Held, ...]:
         """Changes held back by a guard, for `status`."""
         return tuple(
-            Held(str(name), str(domain), str(what), int(count), tuple(str(first).splitlines()), float(since), str(why))
+            Held(
+                str(name),
+                str(domain),
+                str(what),
+                int(count),
+                tuple(str(first).split("\n")) if first else (),
+                float(since),
+                str(why),
+            )
             for name, domain, what, count, first, since, why in self._all(
                 "SELECT n.name, coalesce(d.name, ''), h.what, h.count, h.first, h.since, h.why FROM held h"
                 " JOIN directory n ON n.id = h.directory LEFT JOIN domain d ON d.id = h.domain"
