@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ MAX_ROUNDS = 8
 
 _MANY = 16  # addresses on their way, beyond which further ones are gathered
 _MOMENT = 0.001
+_SLICE = 2  # requests that go on in one turn of the loop
 _MARGIN = 0.25  # seconds after a directory's deadline until a request stops waiting for the keeper
 _LONGEST = 4.0  # seconds that all rounds of one request take together at most
 _LOOP_WAIT = 0.5  # seconds for the keeper to look into its own memory
@@ -69,6 +71,7 @@ class LiveLink:
         self._by_triple: dict[Triple, list[Pending]] = {}
         self._by_loop: dict[tuple[str, str], list[Pending]] = {}
         self._outbox: list[Triple] = []
+        self._known: deque[Pending] = deque()
 
     def wait(self, pending: Pending, ask: Iterable[Triple], loop: tuple[str, str] | None) -> bool:
         """Ask for `ask` and `loop`, and call `pending.waiter.resume` later. False: no room, answer TEMP now."""
@@ -127,7 +130,17 @@ class LiveLink:
     def _ready(self, pending: Pending) -> None:
         if not pending.needs and pending.loop is None and pending in self.waiting:
             del self.waiting[pending]
+            if not self._known:
+                self.loop.call_soon(self._resume)
+            self._known.append(pending)
+
+    def _resume(self) -> None:
+        """Answer a few whose answers are known, then let the loop read: a batch must not hold up known recipients."""
+        for _ in range(min(_SLICE, len(self._known))):
+            pending = self._known.popleft()
             pending.waiter.resume(pending)
+        if self._known:
+            self.loop.call_soon(self._resume)
 
     def expire(self) -> int:
         """Give up what is overdue: it is answered with "could not be asked". How many."""
