@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small site and its daemon for the command line's tests."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from policyd.control_client import ControlError, request
+from tests.mta.daemon import Splitmx
+from tests.mta.places import new_folder
+from tests.mta.waiting import wait_for
+
+CONFIGURATION = """
+[daemon]
+socketmap = ["unix:{folder}/socketmap.sock"]
+policy = ["unix:{folder}/policy.sock"]
+control = "unix:{folder}/control.sock"
+metrics = "unix:{folder}/metrics.sock"
+state = "{folder}/state"
+[directories.here]
+type = "sql"
+url = "sqlite:///{folder}/here.db"
+query = "SELECT address, kind, targets, location, active FROM recipients"
+[destinations.cloud]
+hosts = ["cloud.example.org"]
+[domains."example.com"]
+local = ["here"]
+destination = "cloud"
+unknown = "verify"
+local_transport = "lmtp:unix:private/lmtp"
+locations = {{ cloud = "cloud" }}
+[domains."watched.example"]
+enabled = "observe"
+local = ["here"]
+destination = "cloud"
+unknown = "relay"
+[waves.pilot]
+at = "2100-01-01T00:00:00Z"
+domain = "example.com"
+to = "cloud"
+addresses = ["u1@example.com"]
+"""
+
+
+class Site:
+    """A folder with a directory of 30 people in example.com and one watched one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.daemon = Splitmx(CONFIGURATION.format(folder=folder), folder)
+        with sqlite3.connect(folder / "here.db") as database:
+            database.execute("CREATE TABLE recipients (address PRIMARY KEY, kind, targets, location, active)")
+        database.close()
+        self.people([f"u{n}@example.com" for n in range(30)] + ["eve@watched.example"])
+        self.execute("INSERT INTO recipients VALUES ('far@example.com', 'mailbox', '', 'cloud', 1)")
+        self.execute("INSERT INTO recipients VALUES ('lost@example.com', 'mailbox', '', 'mars', 1)")
+        self.run = self.daemon.run
+
+    def execute(self, statement: str) -> None:
+        """Change the directory."""
+        with sqlite3.connect(self.folder / "here.db") as database:
+            database.execute(statement)
+        database.close()
+
+    def people(self, addresses: list[str]) -> None:
+        """List exactly these mailboxes."""
+        with sqlite3.connect(self.folder / "here.db") as database:
+            database.execute("DELETE FROM recipients")
+            rows = [(address, "mailbox", "", None, 1) for address in addresses]
+            database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
+        database.close()
+
+    def start(self) -> Site:
+        """Start the daemon, and wait until it has read everything."""
+        self.daemon.start()
+        wait_for(self._loaded, 30, self.daemon.tail)
+        return self
+
+    def _loaded(self) -> bool:
+        try:
+            found = request(f"{self.folder}/control.sock", {"do": "status"})["status"]["directories"]
+        except ControlError:
+            return False
+        return all(one["loaded"] for one in found.values())
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Site]:
+    """One daemon for the tests of a file that change nothing."""
+    found = Site(new_folder("cli")).start()
+    yield found
+    found.daemon.stop()
+
+
+@pytest.fixture
+def site(folder: Path, cleaned: Callable[[Callable[[], object]], None]) -> Site:
+    """A site of the test's own, its daemon not started."""
+    found = Site(folder)
+    cleaned(found.daemon.stop)
+    return found
