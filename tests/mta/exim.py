@@ -62,7 +62,7 @@ exim_user = Debian-exim
 exim_group = Debian-exim
 never_users = root
 deliver_drop_privilege = true
-keep_environment =
+keep_environment = LD_LIBRARY_PATH
 host_lookup =
 rfc1413_hosts =
 rfc1413_query_timeout = 0s
@@ -205,22 +205,19 @@ class EximInstance:
         """`exim -be`."""
         return self.command("-be", text).stdout.rstrip("\n")
 
-    def queued(self) -> dict[str, list[str]]:
-        """Message id -> recipients that still wait."""
+    def queued(self, *, frozen: bool = False) -> dict[str, list[str]]:
+        """Message id -> recipients that still wait; frozen: only of frozen messages."""
         found: dict[str, list[str]] = {}
         current = ""
         for line in self.command("-bp").stdout.splitlines():
             head = re.match(r"\s*\d+\w\s+\S+\s+(\S+)\s+<", line)
             if head:
-                current = head[1]
-                found[current] = []
+                current = head[1] if not frozen or "*** frozen ***" in line else ""
+                if current:
+                    found[current] = []
             elif current and line.strip() and not line.strip().startswith("D "):
                 found[current].append(line.strip())
         return found
-
-    def frozen(self) -> bool:
-        """Whether any message is frozen."""
-        return "*** frozen ***" in self.command("-bp").stdout
 
     def flush(self) -> None:
         """Try all queued mail now, retry times or not."""

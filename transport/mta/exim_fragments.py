@@ -81,15 +81,13 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
 ROUTERS = r"""# Routers for our domains: behind the site's own alias and SRS routers, before all others that route.
 # They never speak for another domain: each has `domains =`.
 
-# The copy for the store here under delivery = "all": back to the real address (see splitmx_copy_here).
-splitmx_shadow:
+# Reports about failed copies end here. (An empty errors_to would silence the delivery itself too: `unseen` hands it
+# on to the routers that follow.)
+splitmx_nobody:
   driver = redirect
-  domains = *.local.splitmx.invalid
-  condition = ${if eqi{$domain}{$parent_domain.local.splitmx.invalid}}
-  data = ${quote_local_part:$local_part}@$parent_domain
-  forbid_file
-  forbid_pipe
-  forbid_include
+  domains = copy-errors.splitmx.invalid
+  senders = :
+  data = :blackhole:
 
 # The one question. It stands in address_data, and the router declines.
 splitmx_ask:
@@ -107,12 +105,14 @@ splitmx_trouble:
   condition = ${if or{\
     {match{$address_data}{\N^decision=(pass|local)(\s+extended=yes)?\s*$\N}}\
     {match{$address_data}{\N^decision=(unknown|suspended)(\s|$)\N}}\
-    {and{{match{$address_data}{\N^decision=relay\s.*\bverify=(yes|no)\b\N}} SPLITMX_GOOD_HOSTS}}\
+    {and{{match{$address_data}{\N^decision=relay\s.*\bverify=(yes|no)\b\N}} SPLITMX_GOOD_HOSTS \
+      SPLITMX_GOOD_STORE}}\
     {and{{match{$address_data}{\N^decision=local\s.*\bverify=(yes|no)\b\N}}\
       {or{{!eq{${extract{copy}{$address_data}}}{relay}} {and{SPLITMX_GOOD_HOSTS}}}}}}\
     {and{{match{$address_data}{\N^decision=expand\s.*\btargets(64)?=\S\N}}\
       {or{{!match{$address_data}{\N\smembers=\N}} {match{$address_data}{\N\sverify=(yes|no)\b\N}}}}\
-      {or{{eq{${extract{hosts}{$address_data}}}{}} {and{SPLITMX_GOOD_HOSTS}}}}}}\
+      {or{{eq{${extract{hosts}{$address_data}}}{}} {and{SPLITMX_GOOD_HOSTS}}}} \
+      SPLITMX_GOOD_STORE}}\
     }{no}{yes}}
   allow_defer
   data = :defer: 451 4.3.0 Recipient cannot be looked up now, try again later
@@ -155,18 +155,39 @@ splitmx_expand:
   forbid_filter_readsocket
   cannot_route_message = No such recipient here
 
-# delivery = "all", the silent copy here. The shadow tells the copy from the delivery; its errors go nowhere.
-splitmx_copy_here:
-  driver = redirect
+# delivery = "all": the destination is the delivery, the copy for the store here is silent.
+splitmx_copy_lmtp:
+  driver = manualroute
   domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{copy}{$address_data}}}{local}}}}
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
   unseen
   no_verify
-  errors_to =
-  data = ${quote_local_part:$local_part}@$domain.local.splitmx.invalid
-  forbid_file
-  forbid_pipe
-  forbid_include
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_lmtp
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_smtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_smtp_store
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_socket:
+  driver = accept
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  transport = splitmx_socket
 
 # envelope, plus = "strip": another recipient on the wire; headers stay.
 splitmx_envelope:
@@ -181,15 +202,14 @@ splitmx_envelope:
   forbid_pipe
   forbid_include
 
-# delivery = "dual": a copy for the destination; its errors go nowhere, its sender stays.
+# delivery = "dual": a copy for the destination, a silent one.
 splitmx_copy_there:
   driver = manualroute
   domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}} \
-    {!match{$parent_domain}{\N\.local\.splitmx\.invalid$\N}}}}
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}}
   unseen
   no_verify
-  errors_to =
+  errors_to = SPLITMX_NOBODY
   route_data = <;SPLITMX_HOSTS
   transport = SPLITMX_BY_LEVEL
   self = defer
@@ -202,6 +222,14 @@ splitmx_listed:
   condition = ${if and{{eq{SPLITMX_WAY}{relay}} {!eq{${extract{verify}{$address_data}}}{yes}}}}
   verify_only
   verify_sender = false
+
+# tls = "dane": without a proven TLSA record for every host Exim would bounce; wait for it instead.
+splitmx_dane:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{tls}{$address_data}}}{dane}} {!SPLITMX_PROVEN}}}
+  allow_defer
+  data = :defer: 451 4.7.5 The next hop has no TLSA record that DNSSEC proves
 
 # The other side.
 splitmx_relay:
@@ -262,10 +290,10 @@ splitmx_rest:
 """
 
 ROUTER_MACROS = r"""# What the routers read out of one reply.
+SPLITMX_NOBODY = nobody@copy-errors.splitmx.invalid
 SPLITMX_WORD = ${extract{decision}{$address_data}{$value}{none}}
-SPLITMX_WAY = ${if match{$parent_domain}{\N\.local\.splitmx\.invalid$\N}\
-  {${if eq{${extract{copy}{$address_data}}}{local}{local}{SPLITMX_WORD}}}\
-  {${if eq{SPLITMX_WORD}{expand}{${extract{self}{$address_data}{$value}{none}}}{SPLITMX_WORD}}}}
+SPLITMX_WAY = ${if eq{SPLITMX_WORD}{expand}{${extract{self}{$address_data}{$value}{none}}}{SPLITMX_WORD}}
+SPLITMX_COPY_HERE = and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{copy}{$address_data}}}{local}}}
 SPLITMX_WIRE = ${extract{address64}{$address_data}{${base64d:$value}}\
   {${extract{address}{$address_data}{$value}\
   {${extract{envelope}{$address_data}{${quote_local_part:$local_part}@$value}}}}}}
@@ -277,9 +305,14 @@ SPLITMX_TARGETS = ${if match{$address_data}{\N\sextended=yes(\s|$)\N}\
   {SPLITMX_LISTED_TARGETS}}
 SPLITMX_HOSTS = ${map{<; ${extract{hosts}{$address_data}}}\
   {${if match{$item}{:}{[$item]}{$item}}:${extract{port}{$address_data}}}}
+SPLITMX_PROVEN = forall{<; ${map{<; ${extract{hosts}{$address_data}}}\
+  {${if match{$item}{\N^(.+)/MX$\N}{${lookup dnsdb{>; defer_strict,mxh=$1}}}{$item}}}}}\
+  {!eq{${lookup dnsdb{>; defer_strict,dnssec_strict,tlsa=_${extract{port}{$address_data}}._tcp.$item}}}{}}
 SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_][-0-9A-Za-z._:;/]*$\N}} \
   {match{${extract{port}{$address_data}}}{\N^\d{1,5}$\N}} \
   {match{${extract{tls}{$address_data}}}{\N^(none|may|encrypt|ca|ca\+name|dane)$\N}}
+SPLITMX_GOOD_STORE = {or{{!eq{${extract{copy}{$address_data}}}{local}} \
+  {match{${extract{store_via}{$address_data}}}{\N^(lmtp|smtp|socket)$\N}}}}
 SPLITMX_STORE_HOST = ${if match{${extract{store_hosts}{$address_data}}}{:}\
   {[${extract{store_hosts}{$address_data}}]}{${extract{store_hosts}{$address_data}}}}\
   :${extract{store_port}{$address_data}{$value}{24}}
@@ -364,6 +397,7 @@ splitmx_smtp_dane:
 splitmx_lmtp:
   driver = smtp
   protocol = lmtp
+  port = 24
   return_path = SPLITMX_STORE_SENDER
   hosts_try_dane =
 
