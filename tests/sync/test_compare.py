@@ -66,6 +66,17 @@ def test_duplicates_are_merged(world: World) -> None:
     assert world.sync().unchanged == 4
 
 
+def test_a_record_that_is_no_text(world: World) -> None:
+    """One broken name does not keep a directory out of the index, at the first sync or later."""
+    broken = Record("b\udcffb", "example.com")
+    world.sources["here"].records = [*people(20), broken]
+    report = world.sync()
+    assert (report.rows, report.skipped) == (20, 1)
+    world.sources["here"].records = [broken, *people(25), Record("ann", "example.com", location="\ud800")]
+    report = world.sync()
+    assert (report.rows, report.added, report.skipped) == (25, 5, 2)
+
+
 def test_failed_listing_keeps_the_old_state(world: World) -> None:
     """A directory that breaks off in the middle changes nothing, at any record."""
     world.sources["here"].records = people(40)

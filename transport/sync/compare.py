@@ -50,7 +50,7 @@ def compare(
         moment = time.time() if now is None else now
         waves = sum(wave.at <= moment for wave in settings.waves)
         known = _known(connection, directory, waves) if accept is None and not dry_run else b""
-        stage.read(listing.records, spool=bool(known), progress=progress)
+        stage.read(listing.records, listing.skipped, spool=bool(known), progress=progress)
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
         if progress is not None:

@@ -239,7 +239,7 @@ def _take(
     """Judge and write, in one transaction. A feed with nothing in it writes nothing but a new cookie."""
     stage = Stage(connection, writer)
     writer.domain_ids({record.domain for record in records.values()})
-    stage.read(records.values(), spool=False, progress=None)
+    stage.read(records.values(), Skipped(), spool=False, progress=None)
     ids = writer.domain_ids(())
     names = {found: name for name, found in ids.items()}
     stage.sort(Skipped(), names.__getitem__)

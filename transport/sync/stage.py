@@ -70,7 +70,9 @@ class Stage:
                 ids = self._writer.domain_ids({record.domain for record in batch})
                 yield _lines(batch, ids)
 
-    def read(self, records: Iterable[Record], *, spool: bool, progress: Callable[[int], None] | None) -> None:
+    def read(
+        self, records: Iterable[Record], skipped: Skipped, *, spool: bool, progress: Callable[[int], None] | None
+    ) -> None:
         """Take the whole listing. spool: only put it by, since it will most likely turn out to be known.
 
         Raises what the listing raises, and OSError or sqlite3.Error when there is no room.
@@ -79,7 +81,6 @@ class Stage:
             self._spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115  closed in `close`
                 max_size=4 << 20, dir=str(Path(self._writer.path).parent), prefix=".listing-"
             )
-        execute = self.connection.executemany
         if not spool:
             self.connection.execute("BEGIN")
         try:
@@ -91,12 +92,27 @@ class Stage:
                     self._spool.write(len(data).to_bytes(8, "little"))
                     self._spool.write(data)
                 else:
-                    execute(_INSERT, chunk)
+                    self._insert(chunk, skipped)
                 if progress is not None:
                     progress(self.count)
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("COMMIT")
+
+    def _insert(self, chunk: list[_Line], skipped: Skipped) -> None:
+        """Put a chunk in; a record that is no Unicode text (a lone surrogate out of some export) is left out."""
+        self.connection.execute("SAVEPOINT chunk")
+        try:
+            self.connection.executemany(_INSERT, chunk)
+        except UnicodeError:
+            self.connection.execute("ROLLBACK TO chunk")
+            for line in chunk:
+                try:
+                    self.connection.execute(_INSERT, line)
+                except UnicodeError:
+                    self.count -= 1
+                    skipped.add(ascii(line[1]), "it is no Unicode text")
+        self.connection.execute("RELEASE chunk")
 
     def sort(self, skipped: Skipped, name_of: Callable[[int], str]) -> int:
         """Bring what was read into order, one row an address; how many addresses there are."""
@@ -105,7 +121,7 @@ class Stage:
         if self._spool is not None:
             self._spool.seek(0)
             while head := self._spool.read(8):
-                connection.executemany(_INSERT, marshal.loads(self._spool.read(int.from_bytes(head, "little"))))  # noqa: S302
+                self._insert(marshal.loads(self._spool.read(int.from_bytes(head, "little"))), skipped)  # noqa: S302
         # Mailboxes first: of several records of one address the mailbox stands.
         connection.execute("INSERT OR IGNORE INTO temp.staged SELECT * FROM temp.incoming ORDER BY domain, local, kind")
         addresses = int(connection.execute("SELECT count(*) FROM temp.staged").fetchone()[0])
