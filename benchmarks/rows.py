@@ -273,7 +273,6 @@ def static(bench: Bench) -> list[Result]:
     out = bench.work / "maps"
     try:
         daemon.quiet()
-        daemon.stop()
         times, alone = [], []
         for _ in range(max(2, bench.rounds // 2)):
             shutil.rmtree(out, ignore_errors=True)

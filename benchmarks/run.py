@@ -51,7 +51,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--nice", type=int, default=0, help="priority of all that is measured; -20 needs root")
     options = parser.parse_args()
-    os.nice(options.nice)
+    if options.nice:
+        os.nice(options.nice)
+        group = Path("/proc/self/autogroup")  # sched(7): without it, nice counts only within our own session
+        if group.exists():
+            group.write_text(str(options.nice))
     wanted = options.rows or list(ROWS)
     if unknown := set(wanted) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
