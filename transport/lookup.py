@@ -27,6 +27,9 @@ CANARIES_ASKED = 2
 Key = tuple[str, str]
 """(local, domain)."""
 
+_HARMLESS: Key = ("postmaster", "splitmx.invalid")
+"""Asked where no canary is known: it is not listed, but the directory has to answer."""
+
 
 class Said(Enum):
     """A directory's believed answer about an address that it does not list."""
@@ -147,7 +150,7 @@ class _Asker:
             return
         keys = [(canary.local, canary.domain) for canary in self.first]
         try:
-            found = self._query(list(dict.fromkeys((*wanted, *keys))))
+            found = self._query(list(dict.fromkeys((*wanted, *keys))) or [_HARMLESS])
         except DirectoryTimeout as error:
             answers.timeout = True
             answers.hint = error.hint
@@ -170,10 +173,10 @@ class _Asker:
     def _halves(self, wanted: list[Key], error: DirectoryError) -> None:
         """An error may be one address's doing: first see whether the directory answers at all, then ask in halves."""
         answers = self.answers
-        if self.first and not self.probed and wanted:
+        if not self.probed and wanted:
             self.probed = True
             try:
-                self._query([(canary.local, canary.domain) for canary in self.first])
+                self._query([(canary.local, canary.domain) for canary in self.first] or [_HARMLESS])
             except DirectoryTimeout as late:
                 answers.timeout, answers.hint = True, late.hint
                 self._fail(wanted, self._late())

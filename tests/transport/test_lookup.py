@@ -108,15 +108,16 @@ def test_a_poisoned_address_fails_alone(source: ListSource, at: int) -> None:
     assert answers.queries < 20
 
 
-def test_a_directory_that_is_down_is_asked_twice(source: ListSource) -> None:
-    """When the canaries alone fail too, everybody fails at once."""
+@pytest.mark.parametrize("known", [KNOWN, ()])
+def test_a_directory_that_is_down_is_asked_twice(source: ListSource, known: tuple[Canary, ...]) -> None:
+    """When the canaries alone, or a harmless address, fail too, everybody fails at once."""
 
     def refuse(asked: Sequence[tuple[str, str]]) -> None:
         raise DirectoryError("connection refused", "start it")
 
     source.on_ask = refuse
     keys = [(f"nobody{n}", "example.com") for n in range(200)]
-    answers = ask(source, HERE, keys, KNOWN, 1.0)
+    answers = ask(source, HERE, keys, known, 1.0)
     assert failed(answers) == set(keys)
     assert (answers.queries, answers.down, answers.hint) == (2, "connection refused", "start it")
 
@@ -140,6 +141,8 @@ def test_the_probe_asks_canaries_alone(source: ListSource) -> None:
     assert source.asked == [[("user00000", "example.com"), ("user00001", "example.com")]]
     source.records = []
     assert ask(source, HERE, [], KNOWN, 1.0).lying
+    assert ask(source, HERE, [], (), 1.0).down == ""
+    assert len(source.asked[-1]) == 1
 
 
 class Canaries:
