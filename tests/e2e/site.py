@@ -167,7 +167,7 @@ class Site:
         """`splitmx build`."""
         words = ["build", "--output", str(self.maps), "--type", "lmdb"]
         # The daemon may be building just now.
-        wait_for(lambda: self.splitmx.run(*words).returncode == 0, 20, lambda: self.splitmx.run(*words).stderr)
+        wait_for(lambda: self.splitmx.run(*words).returncode in (0, 1), 20, lambda: self.splitmx.run(*words).stderr)
 
     def show(self) -> str:
         """`splitmx postfix show`."""

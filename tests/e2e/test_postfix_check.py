@@ -192,7 +192,7 @@ TRAPS: dict[str, tuple[Change, str, dict[str, object]]] = {
     "postmaster gets the bounces": (
         put(biff="no"),
         "has no setting for another address",
-        {"destination": {"bounce": '"postmaster"'}},
+        {"destination": {"bounce": '"postmaster"'}, "daemon": {"exim": '["inet:127.0.0.1:10463"]'}},
     ),
 }
 
