@@ -210,7 +210,9 @@ class Planner:
         ]  # fmt: skip
 
     def _shadow_routes(self) -> list[str]:
-        return [f"regexp:{self.maps}/shadow_transport"] if self._copy_services() else []
+        # files alone: nobody else knows the routes of envelope domains
+        envelopes = self.static and any(d.envelope for d in self.settings.destinations.values())
+        return [f"regexp:{self.maps}/shadow_transport"] if envelopes or self._copy_services() else []
 
     def _copies(self) -> None:
         generic = f"regexp:{self.maps}/shadow_generic"
