@@ -155,7 +155,7 @@ def judge(
     if target[1].suspended:
         return Judgement(Rule.SUSPENDED, 550, "5.2.1", "Mailbox disabled, not accepting messages")
     if domain.role == "secondary" and client.outsider:
-        refused = _outsider(settings, peers, knowledge, client, domain, target[1])
+        refused = _outsider(settings, peers, knowledge, client, domain, decision if decision.catchall else target[1])
         if refused is not None:
             return refused
     if client.bounce and decision.catchall:
@@ -215,7 +215,7 @@ def _outsider(
         return None
     if domain.peer_only:
         return Judgement(Rule.REFUSE, 550, "5.7.1", "Mail for this domain is taken from its primary only")
-    if decision.verdict is not Verdict.RELAY or decision.listed:
+    if not decision.catchall and (decision.verdict is not Verdict.RELAY or decision.listed):
         return None
     if domain.outsiders is Unknown.REJECT:
         return Judgement(Rule.REFUSE, 550, "5.1.1", "No such recipient here", keep=False)

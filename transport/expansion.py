@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from transport.address import Address, external, parse, with_extension
 from transport.config.settings import Domain
+from transport.copies import shadow
 from transport.decision import Decision, Verdict
 from transport.knowledge import Question
-from transport.names import shadow_domain
 
 if TYPE_CHECKING:
     from transport.router import Router
@@ -148,8 +148,4 @@ class Expansion:
             return
         self._leaves.setdefault(text, decision)
         if decision.copy:
-            store = "local" if decision.copy == "all" else self._store(decision)
-            self._copies[external(address.local, shadow_domain(decision.domain, store))] = None
-
-    def _store(self, decision: Decision) -> str:
-        return self._router.settings.domains[decision.domain].destination
+            self._copies[shadow(self._router.settings, decision, address.local)] = None

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 from transport.address import Address, external, forms
 from transport.config.settings import Domain, Location, Settings, Wave
+from transport.copies import shadow
 from transport.decision import Decision, Verdict
 from transport.expansion import Expansion
 from transport.knowledge import Knowledge, Question
-from transport.names import Names, Of, shadow_domain
+from transport.names import Names, Of
 from transport.record import Kind, Row
 from transport.unlisted import no_destination, unlisted
 
@@ -82,8 +83,7 @@ class Router:
             return replace(inner, domain=domain.name, reason=f"in {target}: {inner.reason}")
         copies = inner.copies
         if inner.copy:
-            store = "local" if inner.copy == "all" else self.settings.domains[inner.domain].destination
-            copies = (external(address.local, shadow_domain(target, store)),)
+            copies = (shadow(self.settings, inner, address.local),)
         return replace(
             inner,
             verdict=Verdict.EXPAND,

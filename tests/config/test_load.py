@@ -216,6 +216,29 @@ def test_outsiders_is_never_looser_by_default(unknown: str, outsiders: Unknown) 
     assert not errors_of(text + 'outsiders = "reject"\n')
 
 
+@pytest.mark.parametrize("delivery", ["dual", "all"])
+def test_a_secondary_makes_no_copies(delivery: str) -> None:
+    """Row 53: a copy that goes back to the primary would come back again; refused with the reason."""
+    text = SQL + (
+        f'[domains."example.com"]\nrole = "ROLE"\nlocal = ["here"]\ndestination = "m365"\ndelivery = "{delivery}"\n'
+        'local_transport = "lmtp:unix:private/dovecot-lmtp"\n'
+    )
+    assert not errors_of(text.replace("ROLE", "primary"))
+    (error,) = errors_of(text.replace("ROLE", "secondary"))
+    assert "the primary would give each copy back" in error
+
+
+def test_bounces_to_postmaster_need_an_exim() -> None:
+    """Row 28, judgement 9: what Postfix cannot do is refused with the reason; an Exim can, live or from files."""
+    text = '[destinations.d]\nhosts = ["192.0.2.1"]\nbounce = "postmaster"\n'
+    postfix = '[daemon]\nsocketmap = ["unix:/run/splitmx/s.sock"]\n'
+    (error,) = errors_of(postfix + text)
+    assert "Postfix sends the report of a relayed message to its sender" in error
+    assert not errors_of(postfix + 'exim = ["unix:/run/splitmx/e.sock"]\n' + text)
+    assert not errors_of(postfix + '[static]\nfor = ["postfix", "exim"]\n' + text)
+    assert not errors_of(text)
+
+
 def test_a_secondary_may_relay_to_the_mx_of_its_domain() -> None:
     """As secondary the MX of the domain is the other side; as primary it is this host."""
     text = (

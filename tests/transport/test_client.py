@@ -154,6 +154,18 @@ def test_secondary_catchall(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("outsiders", "answer"), [(Unknown.REJECT, "550 5.1.1 "), (Unknown.VERIFY, "reject_unverified_recipient")]
+)
+def test_secondary_catchall_is_for_the_primary(world: World, outsiders: Unknown, answer: str) -> None:
+    """Row 13 (ii): what outsiders write to a stranger follows `outsiders` before any catch-all; listed people pass."""
+    domain = replace(SECONDARY, unknown=Unknown.CATCHALL, catchall="ann@example.com", outsiders=outsiders)
+    faces = answerer(world, domain, destinations=[destination(OWN)])
+    assert action(faces, "zed@example.com", policy_context="outsider").startswith(answer)
+    assert action(faces, "zed@example.com", "198.51.100.9", policy_context="outsider") == "DUNNO"
+    assert action(faces, "ann@example.com", policy_context="outsider") == "DUNNO"
+
+
+@pytest.mark.parametrize(
     ("outsiders", "answer"),
     [
         (Unknown.REJECT, "550 5.1.1 "),

@@ -125,6 +125,13 @@ def _destination(draft: Draft, name: str) -> None:
     for index, host in enumerate(table.hosts):
         if table.port == 25 and (host in own or hosts.is_own_address(host)):
             draft.add((*at, "hosts", index), f"{host}, which is this host", "a host of the other side: mail would loop")
+    if table.bounce == "postmaster" and not _exim(draft) and draft.good(("daemon",)):
+        draft.add(
+            (*at, "bounce"),
+            '"postmaster", and nothing here serves an Exim',
+            '"sender": Postfix sends the report of a relayed message to its sender and has no setting for another '
+            "address; Exim has one ([daemon] exim, or [static] for)",
+        )
     if table.envelope in draft.domains:
         draft.add(
             (*at, "envelope"),
@@ -133,6 +140,14 @@ def _destination(draft: Draft, name: str) -> None:
         )
     if table.exclusive and not table.peers and draft.good((*at, "peers")):
         draft.add((*at, "exclusive"), "true without peers", 'peers = ["NETWORK"] beside it')
+
+
+def _exim(draft: Draft) -> bool:
+    """Whether an Exim is served, or nobody is, live: then the configuration may be for building Exim's files."""
+    daemon, static = draft.daemon, draft.static
+    if daemon is None or daemon.exim or (static is not None and "exim" in static.for_):
+        return True
+    return not daemon.socketmap and not daemon.policy and not daemon.tcp_table
 
 
 def _domain(draft: Draft, name: str) -> None:
@@ -219,6 +234,12 @@ def _role(draft: Draft, name: str, table: model.DomainTable) -> None:
 
 def _delivery(draft: Draft, name: str, table: model.DomainTable) -> None:
     at = draft.domain_path(name)
+    if table.delivery != "split" and table.role == "secondary" and draft.good((*at, "role")):
+        draft.add(
+            (*at, "delivery"),
+            f'"{table.delivery}" beside role = "secondary"',
+            '"split": the primary would give each copy back to us, and so on for ever; it makes the copies',
+        )
     if table.delivery_until is not None and table.delivery == "split" and draft.good((*at, "delivery")):
         draft.add((*at, "delivery_until"), 'it beside delivery = "split"', 'only with delivery = "dual" or "all"')
     if table.delivery != "all" or not draft.good((*at, "local_transport")):

@@ -154,7 +154,10 @@ class DestinationTable(Table):
         examples=["tenant.example"],
     )
     bounce: Literal["sender", "postmaster"] = Field(
-        "sender", description="Who gets the report when delivery fails.", examples=["postmaster"]
+        "sender",
+        description="Who gets the report when delivery fails. `postmaster` needs an Exim: Postfix reports to the "
+        "sender only.",
+        examples=["postmaster"],
     )
     plus: Literal["keep", "strip"] = Field("keep", description="`strip`: extensions are taken off.", examples=["strip"])
     peers: list[Annotated[Peer, PlainValidator(places.peer)]] = Field(

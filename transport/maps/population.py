@@ -250,7 +250,7 @@ class Population:
     def _strips(self, decision: Decision) -> bool:
         return (
             decision.verdict is Verdict.RELAY
-            and not decision.here
+            and (decision.copy == "all" or not decision.here)
             and self._settings.destinations[decision.destination].plus_strip
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from transport.address import Address, external, parse
 from transport.config.settings import Settings
+from transport.copies import shadow
 from transport.decision import Decision, Verdict
 from transport.maps.answer import NOT_FOUND, OK, Answer, trouble
 from transport.names import SHADOW_SUFFIX, shadow_domain
@@ -28,5 +29,4 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
         return NOT_FOUND
     if not decision.copy:
         return NOT_FOUND
-    store = "local" if decision.copy == "all" else settings.domains[decision.domain].destination
-    return Answer(OK, external(address.local, shadow_domain(decision.domain, store)))
+    return Answer(OK, shadow(settings, decision, address.local))

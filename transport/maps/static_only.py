@@ -77,9 +77,13 @@ def shadow_transport(settings: Settings) -> Iterator[str]:
 
 
 def shadow_generic(settings: Settings) -> Iterator[str]:
-    """Copies' addresses back into the real ones, for the services that carry them (generic(5))."""
-    for store in ("local", *settings.destinations):
-        yield rf"/^(.*)@(.*){re.escape('.' + store + SHADOW_SUFFIX)}$/" + "\t$1@$2"
+    """Copies' addresses back into the real ones, for the services that carry them (generic(5)).
+
+    A destination with another `envelope` knows its people by that domain only.
+    """
+    envelopes = {name: destination.envelope for name, destination in settings.destinations.items()}
+    for store, envelope in {"local": "", **envelopes}.items():
+        yield rf"/^(.*)@(.*){re.escape('.' + store + SHADOW_SUFFIX)}$/" + f"\t$1@{envelope or '$2'}"
 
 
 def peers_access(settings: Settings, spf: Mapping[str, Sequence[str]]) -> Iterator[str]:

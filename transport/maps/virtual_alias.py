@@ -27,7 +27,7 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
         return common
     if decision.verdict is Verdict.EXPAND:
         return listing(decision.targets, address.local, address.domain)
-    if decision.verdict is Verdict.RELAY and not decision.here:
+    if decision.verdict is Verdict.RELAY and (decision.copy == "all" or not decision.here):
         changed = on_the_wire(settings, address, decision)
         if changed or (decision.listed and decision.identity):
             return Answer(OK, changed or external(address.local, address.domain))
