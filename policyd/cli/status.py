@@ -71,9 +71,12 @@ def _directory(entry: dict[str, Any]) -> str:
         words.append("not read since the start")
     if entry.get("content_age") is not None:
         words.append(f"content {_span(entry['content_age'])} old")
-    removals = (entry.get("lag") or {}).get("removals")
-    if removals is not None:
-        words.append(f"lag of removals {_span(removals)}")
+    lag = entry.get("lag")
+    if lag:
+        words.append("lag " + ", ".join(f"{_span(lag[change])} ({change})" for change in ("moves", "removals")))
+    listening = entry.get("listening")
+    if listening and listening["up"] and listening["heard"]:
+        words.append(f"{listening['heard']} notifications")
     if entry.get("skipped"):
         words.append(f"{entry['skipped']} skipped")
     if entry.get("reading_for") is not None:

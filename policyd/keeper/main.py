@@ -259,6 +259,9 @@ class Keeper:
                 log.say(log.INFO, "synced", report=report.line())
             else:
                 log.say(log.DEBUG, "synced", report=report.line())
+            if report.full_needed:
+                log.limited(log.WARNING, f"feed {name}", "changes cannot be followed from here: the whole directory is "
+                            "compared", directory=name, why=report.why)  # fmt: skip
             if report.held:
                 log.limited(log.WARNING, f"held {name}", "changes are held back: splitmx sync --dry-run shows them, "
                             "--accept takes them", directory=name, held=report.held,

@@ -102,6 +102,10 @@ class KeeperCollector(Collector):
             "splitmx_held_changes", "Changes that a guard holds back.", labels=["directory", "domain", "what"]
         )
         readings = CounterMetricFamily("splitmx_directory_readings", "Readings begun.", labels=["directory"])
+        labels = ["directory", "change"]
+        lag = GaugeMetricFamily("splitmx_directory_lag_seconds", "Until a change is an answer.", labels=labels)
+        behind = GaugeMetricFamily("splitmx_directory_behind_seconds", "Older changes are known.", labels=labels)
+        heard = CounterMetricFamily("splitmx_directory_notifications", "NOTIFYs received.", labels=["directory"])
         now, clock = time.time(), time.monotonic()
         states = {state.name: state for state in self.keeper.reader.directories()}
         for name, sync in self.keeper.syncs.items():
@@ -118,9 +122,16 @@ class KeeperCollector(Collector):
             if sync.report is not None:
                 up.add_metric(label, float(sync.report.good))
             readings.add_metric(label, sync.readings)
+            for change, seconds in sync.lag().items():
+                lag.add_metric([name, change], seconds)
+            for change, age_now in sync.behind().items():
+                if age_now is not None:
+                    behind.add_metric([name, change], age_now)
+            if sync.listening is not None:
+                heard.add_metric(label, sync.listening.heard)
         for one in self.keeper.reader.held():
             held.add_metric([one.directory, one.domain, one.what], one.count)
-        yield from (rows, age, content, took, up, skipped, held, readings)
+        yield from (rows, age, content, took, up, skipped, held, readings, lag, behind, heard)
 
     def _live(self) -> Iterator[Metric]:
         def counter(name: str, text: str) -> CounterMetricFamily:

@@ -126,8 +126,16 @@ def _directories(keeper: Keeper) -> dict[str, Any]:
                 "last": report.line() if report is not None else "",
                 "took": sync.full.duration if sync.full is not None else None,
                 "compare_every": sync.every,
+                "readings": dict(sync.counts),
                 "lag": sync.lag(),
+                "behind": sync.behind(),
             }
+            if sync.listening is not None:
+                one["listening"] = {
+                    "up": sync.listening.up,
+                    "heard": sync.listening.heard,
+                    "why": sync.listening.why,
+                }
         if queue is not None and directory.live:
             one["queries"] = {
                 "asked": queue.asked,

@@ -2,7 +2,8 @@
 """When each directory is read, and what follows: one task and at most one thread a directory.
 
 A full compare at start and every `compare_every`; the feed of changes every `sync_every` where the directory has one;
-a file when it changes on disk. A reading that stands still for two minutes is given up with its thread.
+a file when it changes on disk; a PostgreSQL table when it says so (`policyd.keeper.listening`). A reading that stands
+still for two minutes is given up with its thread.
 """
 
 from __future__ import annotations
@@ -11,22 +12,27 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from policyd import log
+from policyd.keeper.listening import Listening, can_listen
 from transport.config.settings import Directory, FileOptions, Settings
 from transport.directories import open_source
 from transport.directories.base import DirectoryError
 from transport.index.writer import Writer
-from transport.sync import SyncReport, apply_changes, compare
+from transport.sync import SyncReport, apply_changes, apply_named, compare
 
 _STILL = 120.0  # seconds without one more record
 _LOST = 3  # threads given up until the keeper has to be replaced
 _FILE_POLL = 1.0
 _FILE_AGAIN = 300.0  # seconds after which an unchanged file is read again
+_TOLD = 0.2  # seconds between the beginnings of two readings that the directory itself asked for, at least
+_SHARE = 20  # and so many times what such a reading takes (DESIGN 4: it is never kept busy with us)
+_NAMED = 2000  # addresses that wait to be read by name; more: everything
 
 Progress = Callable[[int], None]
+Address = tuple[str, str]
 
 
 class Order:
@@ -45,7 +51,8 @@ class Syncing:
     """The readings of one directory.
 
     read_at: CLOCK_MONOTONIC at the start of the last good reading whose absences mean something. content_time: unix
-    time of a file's content. report: the last one; full: the last of a compare.
+    time of a file's content. report: the last one; full: the last of a compare. moves_at, removals_at: CLOCK_MONOTONIC
+    at the start of the last good reading that shows who changed, and who is gone.
     after: called in the loop with each report that was not a dry run. hopeless: called when threads hang for good.
     """
 
@@ -64,13 +71,15 @@ class Syncing:
         self.hopeless = hopeless
         self.loop = asyncio.get_running_loop()
         self.read_at: float | None = None
+        self.moves_at: float | None = None
+        self.removals_at: float | None = None
         self.content_time: float | None = None
         self.server = ""
         self.report: SyncReport | None = None
         self.full: SyncReport | None = None
         self.good_at: float | None = None  # unix time of the last good reading
         self.failures = 0
-        self.readings = 0
+        self.counts = {"full": 0, "feed": 0, "named": 0}
         self.running_since: float | None = None
         self.records = 0  # read so far by the reading now running
         self._moved_at = 0.0
@@ -79,8 +88,14 @@ class Syncing:
         self._next_full = 0.0
         self._next_feed = 0.0
         self._feed = False  # whether the directory tells of changes
+        self._feed_removes = directory.type != "sql"  # and of removals: a row that is gone has no `changed` any more
+        self._named: set[Address] = set()  # of these it said that they changed
+        self._anything = self._anything_fed = False  # it said that something changed, which neither reading has seen
+        self._began = dict.fromkeys(("full", "feed", "named"), -_FILE_AGAIN)  # CLOCK_MONOTONIC
+        self._took = dict.fromkeys(self._began, 0.0)
         self._file: tuple[int, int, int] | None = None
         self._lost = 0
+        self.listening = Listening(self.loop, directory, self.told) if can_listen(directory) else None
         self.task = self.loop.create_task(self._run())
 
     def order(self, order: Order) -> None:
@@ -93,12 +108,28 @@ class Syncing:
         self._next_full = 0.0
         self._wake.set()
 
+    def told(self, names: frozenset[Address] | None) -> None:
+        """The directory itself says that these addresses changed, or (None) that anything may have."""
+        if names is None or len(self._named) + len(names) > _NAMED:
+            self._named.clear()
+            self._anything = self._anything_fed = True
+        else:
+            self._named |= names
+        self._wake.set()
+
     def close(self) -> None:
         """No more readings. A running one writes nothing: its thread sees that it was given up."""
         self.task.cancel()
+        if self.listening is not None:
+            self.listening.close()
         for order in self._orders:
             if not order.done.done():
                 order.done.cancel()
+
+    @property
+    def readings(self) -> int:
+        """How many readings there were."""
+        return sum(self.counts.values())
 
     @property
     def every(self) -> float:
@@ -110,24 +141,37 @@ class Syncing:
         least = self.directory.sync_every if self.directory.live else _FILE_AGAIN
         return max(least, 20 * took)
 
-    def lag(self) -> dict[str, float | None]:
-        """Seconds within which additions, moves and removals become answers here, at most; None: not at all."""
-        every = self.every if self.directory.live else _FILE_POLL
-        moves = removals = every
-        if self._feed and self.directory.live:
-            moves = min(every, self.directory.sync_every)
-            if self.directory.type != "sql":  # a row that is gone carries no `changed` any more
+    def lag(self) -> dict[str, float]:
+        """Seconds after which additions, moves and removals are answers here, as things stand: the pause between two
+        readings that show them, and what the last such reading took."""
+        if not self.directory.live:
+            return dict.fromkeys(("additions", "moves", "removals"), _FILE_POLL + self._took["full"])
+        moves = removals = self.every + self._took["full"]
+        if self.listening is not None and self.listening.up and self.listening.heard:
+            moves = removals = max(_TOLD, _SHARE * self._took["named"])
+        elif self._feed:
+            moves = min(moves, self.directory.sync_every + self._took["feed"])
+            if self._feed_removes:
                 removals = moves
-        return {"additions": 0.0 if self.directory.live else every, "moves": moves, "removals": removals}
+        # who is not listed is asked live, once the last "no" is no longer fresh
+        return {"additions": min(self.directory.fresh_for, moves), "moves": moves, "removals": removals}
+
+    def behind(self) -> dict[str, float | None]:
+        """Measured now: what happened in the directory more than so many seconds ago is known here. None: nothing."""
+        now = time.monotonic()
+        moves, removals = (None if at is None else now - at for at in (self.moves_at, self.removals_at))
+        fresh = self.directory.fresh_for
+        additions = moves if not self.directory.live else fresh if moves is None else min(fresh, moves)
+        return {"additions": additions, "moves": moves, "removals": removals}
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
             order = self._orders.pop(0) if self._orders else None
-            full = order is not None or self._full_due()
-            if full or self._feed_due():
+            what = "full" if order is not None else self._due()
+            if what:
                 try:
-                    await self._read(full, order)
+                    await self._read(what, order)
                 except Exception as error:
                     log.limited(log.ERROR, f"sync {self.directory.name}", "fault in a sync", error,
                                 directory=self.directory.name)  # fmt: skip
@@ -138,20 +182,28 @@ class Syncing:
             except TimeoutError:
                 pass
 
-    def _full_due(self) -> bool:
-        if time.monotonic() >= self._next_full:
-            return True
-        return self._file_now() != self._file
+    def _due(self) -> str:
+        """Which reading is to begin now; "" for none."""
+        now = time.monotonic()
+        return next((what for what, when in self._times() if now >= when), "")
 
-    def _feed_due(self) -> bool:
-        return self._feed and self.directory.live and time.monotonic() >= self._next_feed
+    def _times(self) -> Iterator[tuple[str, float]]:
+        """What is to be read, the first first, and when (CLOCK_MONOTONIC)."""
+        yield "full", self._next_full
+        if self._file_now() != self._file:
+            yield "full", 0.0
+        if self._named:
+            yield "named", self._not_before("named")
+        if self._anything:
+            yield "full", self._not_before("full")
+        if self._feed and self.directory.live:
+            yield "feed", self._not_before("feed") if self._anything_fed else self._next_feed
+
+    def _not_before(self, what: str) -> float:
+        return self._began[what] + max(_TOLD, _SHARE * self._took[what])
 
     def _pause(self) -> float:
-        now = time.monotonic()
-        until = self._next_full
-        if self._feed and self.directory.live:
-            until = min(until, self._next_feed)
-        pause = max(0.01, until - now)
+        pause = max(0.01, min(when for _, when in self._times()) - time.monotonic())
         return min(pause, _FILE_POLL) if isinstance(self.directory.options, FileOptions) else pause
 
     def _file_now(self) -> tuple[int, int, int] | None:
@@ -164,9 +216,17 @@ class Syncing:
             return (0, 0, 0)
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    async def _read(self, full: bool, order: Order | None) -> None:
-        """One reading in a thread of its own."""
-        began = time.monotonic()
+    async def _read(self, what: str, order: Order | None) -> None:
+        """One reading in a thread of its own: "full", "feed", or "named" for what the directory named."""
+        began = self._began[what] = time.monotonic()
+        names: frozenset[Address] = frozenset()
+        if what != "feed":
+            names = frozenset(self._named)
+            self._named.clear()
+        if what == "full" and not (order is not None and order.dry_run):
+            self._anything = False
+        if what != "named":
+            self._anything_fed = False
         file = self._file_now()
         result: asyncio.Future[SyncReport | None] = self.loop.create_future()
         given_up = threading.Event()
@@ -182,7 +242,7 @@ class Syncing:
         def work() -> None:
             report: SyncReport | None
             try:
-                report = self._work(full, order, progress)
+                report = self._work(what, names, order, progress)
             except BaseException as error:
                 report = SyncReport(self.directory.name, error=_text(error), hint=str(getattr(error, "hint", "")))
             try:
@@ -193,11 +253,12 @@ class Syncing:
         threading.Thread(target=work, name=f"sync-{self.directory.name}", daemon=True).start()
         report = await self._watch(result, given_up)
         self.running_since = None
-        self.readings += 1
+        self.counts[what] += 1
+        self._took[what] = time.monotonic() - began
         if report is None:  # it cannot tell of changes
-            self._feed = False
+            self._feed = self._feed and what != "feed"
             return
-        self._settle(report, full, began, file, order)
+        self._settle(report, what, began, file, order)
 
     async def _watch(self, result: asyncio.Future[SyncReport | None], given_up: threading.Event) -> SyncReport | None:
         while True:
@@ -214,12 +275,14 @@ class Syncing:
                 self.directory.name, error=f"the reading stood still for {_STILL:.0f} s and was given up", timeout=True
             )
 
-    def _work(self, full: bool, order: Order | None, progress: Progress) -> SyncReport | None:
+    def _work(self, what: str, names: frozenset[Address], order: Order | None, progress: Progress) -> SyncReport | None:
         """In the thread. None: no feed, compare."""
         source = open_source(self.directory)
         try:
-            if not full:
+            if what == "feed":
                 return apply_changes(self.writer, self.directory, source, self.settings)
+            if what == "named":
+                return apply_named(self.writer, self.directory, source, self.settings, names)
             return compare(
                 self.writer,
                 self.directory,
@@ -233,9 +296,10 @@ class Syncing:
             source.close()
 
     def _settle(
-        self, report: SyncReport, full: bool, began: float, file: tuple[int, int, int] | None, order: Order | None
+        self, report: SyncReport, what: str, began: float, file: tuple[int, int, int] | None, order: Order | None
     ) -> None:
         now = time.monotonic()
+        full = what == "full"
         if not report.dry_run:
             self.report = report
             if full:
@@ -247,6 +311,12 @@ class Syncing:
                 self.server = report.server or self.server
                 if full:
                     self.content_time = report.content_time
+                if what != "named" and not report.full_needed:
+                    self.moves_at = began
+                    if full or report.removals:
+                        self.removals_at = began
+                if what == "feed":
+                    self._feed_removes = report.removals
                 # a table's feed cannot see a row that came with an old `changed`: only a compare makes its "no" fresh
                 if report.believable and (full or self.directory.type != "sql"):
                     self.read_at = began
@@ -255,9 +325,10 @@ class Syncing:
             if full:
                 self._next_full = now + (self.every if report.good else self.directory.sync_every)
                 self._feed = bool(report.cookie)
-            if report.full_needed:
-                self._next_full = now
-            self._next_feed = now + self.directory.sync_every
+            if report.full_needed or (what == "named" and not report.good):
+                self._next_full = min(self._next_full, now if report.good else now + self.directory.sync_every)
+            if what != "named":
+                self._next_feed = now + self.directory.sync_every
             self.after(self, report)
         if order is not None and not order.done.done():
             order.done.set_result(report)

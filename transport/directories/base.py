@@ -73,6 +73,7 @@ class Changes:
     cookie: where to go on next time.
     full_needed: the change stream cannot be trusted from here (other server, unknown cookie, too much): compare. `why`
         says so for the log.
+    removals: whether entries that are gone would be among them; else only a compare finds those.
     """
 
     upserts: Sequence[tuple[bytes | None, Sequence[Record]]] = ()
@@ -82,6 +83,7 @@ class Changes:
     why: str = ""
     present: frozenset[bytes] | None = None
     server: str = ""
+    removals: bool = True
 
 
 @dataclass(frozen=True, slots=True)

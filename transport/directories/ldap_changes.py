@@ -323,30 +323,37 @@ def _usn_changed(
         return _doubt(link, "groups with many members changed")
     # changed, and no recipient (any more): an entry without addresses
     upserts += [(key, ()) for key in gone]
+    deleted = _deleted(link, root, later, limit)
     return Changes(
         upserts=upserts,
-        deletes=_deleted(link, root, later, limit),
+        deletes=deleted or (),
         cookie=_packed(now),
         server=link.url,
+        removals=deleted is not None,
     )
 
 
-def _deleted(link: Link, root: Mapping[str, Sequence[str]], later: str, limit: int) -> list[bytes]:
-    """Keys of objects deleted since, where the server shows them to us."""
+def _deleted(link: Link, root: Mapping[str, Sequence[str]], later: str, limit: int) -> list[bytes] | None:
+    """Keys of objects deleted since; None where the server does not show them to us."""
     bases = root.get("defaultNamingContext") or ()
     if not bases:
-        return []
+        return None
+    shown = [(_SHOW_DELETED, True, None)]
     try:
+        place = link.search(f"CN=Deleted Objects,{bases[0]}", "(objectClass=*)", ["cn"], BULK, scope=ldap3.BASE,
+                            controls=shown)  # fmt: skip
+        if not any(message["type"] == "searchResEntry" for message in place):
+            return None
         found = link.search(
             bases[0],
             f"(&(isDeleted=TRUE){later})",
             ["objectGUID"],
             BULK,
-            controls=[(_SHOW_DELETED, True, None)],
+            controls=shown,
             size_limit=limit,
         )
     except DirectoryError:
-        return []
+        return None
     return [
         bytes(value)
         for message in found

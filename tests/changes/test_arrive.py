@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes arrive: on every kind of directory, without a compare where it tells of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.changes.directories import (
+    HERE,
+    THERE,
+    Controller,
+    Sheet,
+    Table,
+    Tree,
+    World,
+    config,
+    policy,
+    readings,
+    wait_steady,
+)
+from tests.daemon.site import Site
+from tests.mta.waiting import wait_for
+
+NOTIFY = Path(__file__).resolve().parents[2] / "contrib" / "postgresql" / "notify.sql"
+PEOPLE = [f"p{n}" for n in range(40)]
+
+Sites = Callable[..., Site]
+
+
+def postgres(request: pytest.FixtureRequest, folder: Path) -> World:
+    return Table(request.getfixturevalue("postgres"), "arrive")
+
+
+def listen(request: pytest.FixtureRequest, folder: Path) -> World:
+    text = f"\\set table people\n{NOTIFY.read_text()}"
+    return Table(request.getfixturevalue("postgres"), "arrive_listen", watermark=False, notify=text)
+
+
+def mariadb(request: pytest.FixtureRequest, folder: Path) -> World:
+    return Table(request.getfixturevalue("mariadb"), "arrive")
+
+
+def openldap(request: pytest.FixtureRequest, folder: Path) -> World:
+    return Tree(request.getfixturevalue("slapd"))
+
+
+def active_directory(request: pytest.FixtureRequest, folder: Path) -> World:
+    return Controller(request.getfixturevalue("samba_ad"), folder)
+
+
+def file(request: pytest.FixtureRequest, folder: Path) -> World:
+    return Sheet(folder)
+
+
+@pytest.mark.parametrize(
+    "make", [postgres, listen, mariadb, openldap, active_directory, file], ids=lambda f: f.__name__
+)
+def test_changes_arrive(
+    request: pytest.FixtureRequest, sites: Sites, folder: Path, make: Callable[[pytest.FixtureRequest, Path], World]
+) -> None:
+    """An addition at once; a move, a suspension and (where it tells of them) a removal without a compare."""
+    world = make(request, folder)
+    world.add(*PEOPLE)
+    site = sites("ann@example.com", workers=2, more=config(world.table)).start()
+    is_file = make is file
+    compares = wait_steady(site)
+    assert site.ask("p1@example.org") == site.ask("p2@example.org") == site.ask("p3@example.org") == HERE
+
+    world.add("new")
+    site.answers("new@example.org", HERE[1], 3)
+    world.move("p1")
+    site.answers("p1@example.org", THERE[1], 10)
+    world.suspend("p2")
+    wait_for(lambda: policy(site, "p2@example.org").startswith("550 5.2.1"), 10, site.splitmx.tail)
+    if not is_file:
+        assert readings(site)["full"] == compares, site.log()
+
+    world.remove("p3")
+    if not world.removals:  # a row that is gone tells nothing: the compare finds it
+        site.control("sync", names=["corp"])
+    site.answers("p3@example.org", THERE[1], 10)
+    if world.removals and not is_file:
+        assert readings(site)["full"] == compares, site.log()
+    assert site.ask("p4@example.org") == site.ask("new@example.org") == HERE
+
+
+@pytest.mark.parametrize("make", [postgres, openldap, file], ids=lambda f: f.__name__)
+def test_lag_is_shown(
+    request: pytest.FixtureRequest, sites: Sites, folder: Path, make: Callable[[pytest.FixtureRequest, Path], World]
+) -> None:
+    """`status` and metrics name each directory's lag for additions, moves and removals, and how far it is behind."""
+    world = make(request, folder)
+    world.add(*PEOPLE)
+    site = sites("ann@example.com", more=config(world.table)).start()
+    wait_steady(site)
+    wait_for(lambda: make is file or readings(site)["feed"] > 1, 10, site.splitmx.tail)
+    one = site.status()["directories"]["corp"]
+    lag, behind = one["lag"], one["behind"]
+    assert lag["additions"] == (0.1 if make is not file else lag["moves"])
+    assert behind["additions"] <= lag["additions"] + 2
+    assert 1 <= lag["moves"] < 3
+    assert (lag["removals"] < 3) == world.removals
+    assert behind["moves"] < 3
+    assert behind["removals"] >= behind["moves"]
+    text = site.splitmx.run("status").stdout
+    assert "(moves)" in text
+    assert "(removals)" in text
+    import urllib.request
+
+    found = urllib.request.urlopen(f"http://127.0.0.1:{site.port}/metrics").read().decode()
+    for change in ("additions", "moves", "removals"):
+        assert f'splitmx_directory_lag_seconds{{change="{change}",directory="corp"}}' in found
+        assert f'splitmx_directory_behind_seconds{{change="{change}",directory="corp"}}' in found
