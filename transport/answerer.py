@@ -24,6 +24,7 @@ from transport.router import PASS_FOREIGN, Router
 
 ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
 MAPS = (*ADDRESS_MAPS, "relay_domains", "tls_policy")
+_ADDRESS_MAPS = frozenset(ADDRESS_MAPS)
 
 MAX_KEY = 10_000
 """Octets of a key; Postfix 3.12 stops there by itself (socketmap_max_query_size)."""
@@ -85,7 +86,7 @@ class Answerer:
 
     def map(self, name: str, key: str | bytes, now: float) -> Outcome:
         """Answer one map. An unknown map name is TEMP; a key that is no address of ours is NOTFOUND."""
-        if name in ADDRESS_MAPS:
+        if name in _ADDRESS_MAPS:
             address = parse(key)
             return _NOT_FOUND if address is None else self.address_map(name, address, now)
         if name == "relay_domains":

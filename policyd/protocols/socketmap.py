@@ -32,18 +32,8 @@ NOTFOUND = b"9:NOTFOUND ,"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def next_frame(buf: bytes | bytearray, pos: int = 0) -> int | None:
-    """Where the request that begins at `pos` ends (the offset behind its comma); None: not all of it is
-    there."""
-    return _netstring(buf, pos, MAX_REQUEST)
-
-
-def next_reply(buf: bytes | bytearray, pos: int = 0) -> int | None:
-    """The same for a reply, for the client's side."""
-    return _netstring(buf, pos, MAX_REPLY)
-
-
-def _netstring(buf: bytes | bytearray, pos: int, limit: int) -> int | None:
+def next_frame(buf: bytes | bytearray, pos: int = 0, limit: int = MAX_REQUEST) -> int | None:
+    """Where the request that begins at `pos` ends (the offset behind its comma); None: not all of it is there."""
     colon = buf.find(b":", pos, pos + MAX_DIGITS + 1)
     digits = buf[pos:colon] if colon >= 0 else buf[pos : pos + MAX_DIGITS + 1]
     if not digits.isdigit():
@@ -63,6 +53,11 @@ def _netstring(buf: bytes | bytearray, pos: int, limit: int) -> int | None:
     if buf[comma] != 0x2C:
         raise ProtocolError("a netstring does not end with a comma")
     return comma + 1
+
+
+def next_reply(buf: bytes | bytearray, pos: int = 0) -> int | None:
+    """The same for a reply, for the client's side."""
+    return next_frame(buf, pos, MAX_REPLY)
 
 
 def parse(frame: bytes) -> tuple[str, bytes]:
