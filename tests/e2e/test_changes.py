@@ -12,9 +12,12 @@ from tests.mta.waiting import wait_for
 
 
 def test_case_90_wave(cleaned: Cleaned) -> None:
-    """Case 90: from its moment on a wave's people are at the other side, aliases and plus forms too; undone by removal."""
+    """Case 90: from its moment on a wave's people are at the other side, plus forms too; undone by removal."""
     at = datetime.now(UTC) + timedelta(seconds=20)
-    wave = f'\n[waves.pilot]\nat = "{at:%Y-%m-%dT%H:%M:%SZ}"\ndomain = "example.com"\nto = "there"\naddresses = ["carl@example.com"]\n'
+    wave = (
+        f'\n[waves.pilot]\nat = "{at:%Y-%m-%dT%H:%M:%SZ}"\ndomain = "example.com"\n'
+        'to = "there"\naddresses = ["carl@example.com"]\n'
+    )
     site = Site(cleaned, tables=wave).install()
 
     sent = site.send("carl@example.com")
@@ -33,7 +36,10 @@ def test_case_90_wave(cleaned: Cleaned) -> None:
     site.arrives(sent, here=["ann@example.com"], there=["carl@example.com", "carl+x@example.com"])
 
     site.configure(wave, "")
-    wait_for(lambda: "relay" not in site.query("transport", "carl@example.com"), 20)
+    wait_for(lambda: "lmtp" in site.query("transport", "carl@example.com"), 20)
+    # qmgr remembers the last route it asked for, for 30 s: let that be another one
+    sent = site.send("ann@example.com")
+    site.arrives(sent, here=["ann@example.com"])
     sent = site.send("carl@example.com")
     site.arrives(sent, here=["carl@example.com"])
 
@@ -47,7 +53,7 @@ def test_queued_mail_follows_a_move(cleaned: Cleaned) -> None:
 
     site.add(("bob@example.com", "mailbox", "", None, 1))
     site.list_remote("bea@example.com")
-    wait_for(lambda: "relay" not in site.query("transport", "bob@example.com"), 20)
+    wait_for(lambda: "lmtp" in site.query("transport", "bob@example.com"), 20)
 
     def delivered() -> bool:
         site.mta.flush()

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.site import PEOPLE, Cleaned, Site
+from tests.mta.waiting import wait_for
 
 
 def test_row_30_group_members_off(cleaned: Cleaned) -> None:
-    """Row 30, cases 37, 38: with group_members = false members at the other side are left out, and explain names them."""
+    """Row 30, cases 37, 38: group_members = false leaves members at the other side out, and explain names them."""
     site = Site(cleaned, domain={"group_members": "false"}).install()
 
     sent = site.send("sales@example.com")
@@ -37,9 +38,10 @@ def test_large_group(cleaned: Cleaned, deploy: str, size: int) -> None:
         settings={"lmtp_destination_recipient_limit": "2000", "relay_destination_recipient_limit": "2000"},
     ).install()
 
-    sent = site.send("everybody@example.com")
+    # On a busy machine the first one may be told to come again; nobody is ever refused.
+    sent = wait_for(lambda: one if (one := site.send("everybody@example.com")).data == 250 else None, 60, site.tails)
 
-    assert sent.data == 250, sent.data_text
+    assert sent is not None
     site.store.wait(sent.subject, *here, seconds=90)
     site.secondary.wait(sent.subject, *there, seconds=90)
     assert site.check() == []
