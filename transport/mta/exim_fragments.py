@@ -8,6 +8,11 @@ rules behind the texts, with their sources:
   ends routing with success, and the mail is gone (Exim's bug 3058).
 - Every fixed router tests `$address_data`; a reply that is no complete known answer, the empty one first of all, is
   deferred: an empty answer is what `${readsocket` gives when the other side closes.
+- Every question names the socket a little differently (`/./` and `//` mean nothing in a path). Exim keeps a handle for
+  each name, and after a connection that failed it goes on using the closed descriptor's number, for whatever file has
+  that by then: the log, a hints database (lookups/readsock.c, internal_readsock_open, label `bad`; 4.94 to 4.99).
+  A tcp socket is not affected.
+- `warn` skips what defers, so the ACL empties its variable before it asks.
 - Transport names are constants; a host list is checked against a pattern before it is used, because manualroute
   expands it once more.
 - Routers run for senders, for children of redirects and at delivery: they ask without a client. The ACL asks with it.
@@ -19,6 +24,7 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
   warn
     domains = +splitmx_domains : +splitmx_observed
     set acl_m_splitmx_from = outsider=yes
+    set acl_m_splitmx =
   warn
     domains = +splitmx_domains : +splitmx_observed
     hosts = SPLITMX_CLIENTS
@@ -28,7 +34,7 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
     authenticated = *
     set acl_m_splitmx_from = outsider=no
 
-  # One question with the client. When it fails, Exim itself says 451.
+  # One question with the client. When it fails, the answer stays empty.
   warn
     domains = +splitmx_domains
     set acl_m_splitmx = ${if match{$local_part}{\N[\x00-\x1f\x7f]\N}\
@@ -45,7 +51,7 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
       {match{$acl_m_splitmx}{\N^decision=(loop|suspended|refuse)\s.*\bcode=[45]\d\d\s.*\btext=\S\N}}\
       }{no}{yes}}
     message = 451 4.3.0 Recipient cannot be looked up now, try again later
-    log_message = splitmx: no usable answer for $local_part@$domain: "${length_200:$acl_m_splitmx}"
+    log_message = splitmx: no usable answer from SPLITMX_SOCKET for $local_part@$domain: "${length_200:$acl_m_splitmx}"
 
   # Loops (temporary while a listed address may only be late at the other side), suspended, peer_only, outsiders.
   defer
@@ -74,7 +80,7 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
   # Domains that are only observed: the daemon logs what it would have decided; nothing waits for it.
   warn
     domains = +splitmx_observed
-    set acl_m_splitmx_observed = ${readsocket{SPLITMX_SOCKET}{SPLITMX_ACL_QUESTION}{1s}{ }{}}
+    set acl_m_splitmx_observed = ${readsocket{SPLITMX_PLACE}{SPLITMX_ACL_QUESTION}{1s}{ }{}}
 """
 
 # In a host list each IPv6 address needs brackets before its port.
