@@ -178,3 +178,40 @@ def test_bad_configuration_ends_with_2_and_every_mistake(sites: Callable[..., Si
     assert "workers" in done.stderr
     assert "whatever" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_socket_activation(sites: Callable[..., Site]) -> None:
+    """A listening socket handed over by the service manager is used, and left in place at the end."""
+    site = sites("ann@example.com")
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(site.map))
+        given.listen(16)
+
+        def hand_over() -> None:
+            os.dup2(given.fileno(), 3)
+            os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+
+        with site.splitmx.log.open("ab") as log:
+            daemon = subprocess.Popen(
+                [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT],
+                pass_fds=(3,), preexec_fn=hand_over, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        site.splitmx.process = daemon
+        site.answers("ann@example.com", LOCAL)
+        assert site.control_socket.exists()
+        daemon.terminate()
+        assert daemon.wait(10) == 0
+        assert site.map.exists()
+        assert not site.control_socket.exists()
+
+
+def test_missing_group_is_named(sites: Callable[..., Site]) -> None:
+    """A group that does not exist is named at start, with 2; nothing is left behind."""
+    site = sites("ann@example.com")
+    site.splitmx.write(site.config().replace("map.sock?mode=0660", "map.sock?mode=0660&group=nosuchgroup"))
+    done = subprocess.run(
+        [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert "nosuchgroup" in done.stderr
+    assert not site.map.exists()
