@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.daemon import DOMAIN, Daemon, transport_frame, users
-from benchmarks.tools import LOAD_CORE, Bench, Result, finish, median, netstring, pinned, stop, wait, write_frames
+from benchmarks.tools import ANY_CORE, Bench, Result, finish, median, netstring, pinned, stop, wait, write_frames
 from tests.servers.slapd import SUFFIX, Slapd
 
 PEOPLE = 20_000
@@ -173,18 +173,18 @@ def strangers(bench: Bench) -> list[Result]:
     """Known recipients at 4,000/s, alone and while strangers are asked live as fast as the directory
     answers."""
     with slapd() as server:
-        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n')).start_loaded()
+        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n'), pin=False).start_loaded()
         try:
             quiet, busy, speed = [], [], 0.0
             bench.load(daemon.socketmap, known_file(bench), 50, seconds=1)
             for number in range(bench.rounds):
-                quiet.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000))
+                quiet.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000, core=ANY_CORE))
                 words = ["nice", "-n", "10", str(bench.work / "load"), str(daemon.socketmap), "netstring",
                          str(strangers_file(bench)), "50", str(bench.seconds + 1.5), "0",
                          str(number * 300_000)]  # fmt: skip
-                other = subprocess.Popen(pinned(LOAD_CORE, words), stdout=subprocess.PIPE, text=True)
+                other = subprocess.Popen(pinned(ANY_CORE, words), stdout=subprocess.PIPE, text=True)
                 time.sleep(0.5)
-                busy.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000))
+                busy.append(bench.load(daemon.socketmap, known_file(bench), 50, rate=4000, core=ANY_CORE))
                 speed = max(speed, finish(other)["rate"])
         finally:
             daemon.stop()
@@ -205,18 +205,24 @@ def strangers(bench: Bench) -> list[Result]:
 def hung(bench: Bench) -> list[Result]:
     """slapd is stopped with SIGSTOP: known recipients go on, strangers are TEMP soon, then at once."""
     with slapd() as server:
-        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n')).start_loaded()
+        daemon = Daemon(bench.work / "ldap", directories(server, 'fresh_for = "0s"\n'), pin=False).start_loaded()
         other: subprocess.Popen[str] | None = None
         try:
             bench.load(daemon.socketmap, known_file(bench), 50, seconds=1)
-            quiet = [bench.load(daemon.socketmap, known_file(bench), 50, rate=4000) for _ in range(bench.rounds)]
+            quiet = [
+                bench.load(daemon.socketmap, known_file(bench), 50, rate=4000, core=ANY_CORE)
+                for _ in range(bench.rounds)
+            ]
             server.hang()
-            other = bench.start_load(daemon.socketmap, strangers_file(bench), 20, rate=200,
+            other = bench.start_load(daemon.socketmap, strangers_file(bench), 20, rate=200, core=ANY_CORE,
                                      seconds=(bench.rounds + 1) * bench.seconds)  # fmt: skip
-            busy = [bench.load(daemon.socketmap, known_file(bench), 50, rate=4000) for _ in range(bench.rounds)]
+            busy = [
+                bench.load(daemon.socketmap, known_file(bench), 50, rate=4000, core=ANY_CORE)
+                for _ in range(bench.rounds)
+            ]
             first = finish(other)
             other = None
-            later = bench.load(daemon.socketmap, strangers_file(bench), 20, rate=200, offset=500_000)
+            later = bench.load(daemon.socketmap, strangers_file(bench), 20, rate=200, core=ANY_CORE, offset=500_000)
             server.cont()
             cured = time.monotonic()
             wait("strangers are answered again", lambda: settled(bench, daemon), 60)

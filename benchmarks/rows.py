@@ -25,6 +25,7 @@ from benchmarks.daemon import (
     users,
 )
 from benchmarks.tools import (
+    ANY_CORE,
     ROOT,
     Bench,
     Result,
@@ -236,13 +237,15 @@ def timed(words: list[str]) -> float:
 
 def compare(bench: Bench) -> list[Result]:
     """A full compare of everything without a change, and what the workers' clients see of it."""
-    daemon = main_daemon(bench)
+    daemon = main_daemon(bench, pin=False)
     try:
         daemon.quiet()
         keeper = daemon.children()["keeper"][0]
         daemon.run("sync")  # the keeper's imports and connections are made
-        quiet = bench.load(daemon.socketmap, bench.work / "uniform", 50, rate=4000, seconds=5)
-        load = bench.start_load(daemon.socketmap, bench.work / "uniform", 50, rate=4000, seconds=8, offset=200_000)
+        quiet = bench.load(daemon.socketmap, bench.work / "uniform", 50, rate=4000, seconds=5, core=ANY_CORE)
+        load = bench.start_load(
+            daemon.socketmap, bench.work / "uniform", 50, rate=4000, seconds=8, offset=200_000, core=ANY_CORE
+        )
         before, began = cpu_seconds(keeper), time.monotonic()
         done = daemon.run("sync")
         took = time.monotonic() - began

@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-LOAD_CORE, SERVER_CORE = "0", "1"
+LOAD_CORE, SERVER_CORE, ANY_CORE = "0", "1", "0-1"
 
 
 @dataclass
