@@ -214,3 +214,30 @@ def test_row_82_listener_and_certificate(cleaned: Cleaned) -> None:
     context.load_cert_chain(cert, key)
     said = site.send("bob@example.com", sender="c@away.test", starttls=context, probe=True).texts["bob@example.com"]
     assert "4.6" in said
+
+
+def test_row_16_both_roles_on_one_host(cleaned: Cleaned) -> None:
+    """Rows 16, 17: one host is primary for one domain and secondary for another; each follows its own rule."""
+    peer = new_address()
+    site = Site(
+        cleaned,
+        destination={"peers": f'["{peer}/32"]'},
+        domain={"unknown": '"relay"'},
+        people=[("ann@example.com", "mailbox", "", None, 1), ("ann@second.test", "mailbox", "", None, 1)],
+        tables="""
+[domains."second.test"]
+role = "secondary"
+local = ["here"]
+destination = "there"
+unknown = "relay"
+outsiders = "reject"
+local_transport = "{site.store.transport}"
+""",
+    ).install()
+
+    sent = site.send("zed@example.com", "zed@second.test", "ann@second.test", client=peer)
+    assert sent.codes == {"zed@example.com": 250, "zed@second.test": 550, "ann@second.test": 250}
+    assert sent.texts["zed@second.test"].startswith("5.4.6")
+    site.arrives(sent, here=["ann@second.test"], there=["zed@example.com"])
+    sent = site.send("zed@second.test", client=US)
+    site.arrives(sent, there=["zed@second.test"])
