@@ -175,6 +175,20 @@ def test_damage_during_a_sync(world: World) -> None:
     assert not report.believable
 
 
+def test_damage_that_a_sync_does_not_touch(world: World) -> None:
+    """A page that rots in silence is found by the next compare, though that changes nothing."""
+    world.writer.checkpoint(always=True)
+    path = world.writer.path
+    size, stamp = path.stat().st_size, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(b"\0" * 2048)
+    os.utime(path, ns=(stamp, stamp))
+    report = world.sync(good=False)
+    assert report.broken
+    assert not report.believable
+
+
 CHILD = """
 import sys
 from pathlib import Path

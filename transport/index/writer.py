@@ -18,7 +18,11 @@ from transport.index import schema
 CHECKPOINT_AT = 32 * 1024 * 1024
 """Bytes of write-ahead log beyond which it is written back: readers' held snapshots keep it from restarting."""
 
-CHECKPOINT_WAIT_MS = 500
+CHECKPOINT_WAIT_MS = 70
+CHECKPOINT_TRIES = 8
+"""Readers renew every 50 ms. One try looks at their marks once and then waits for a reader that may have gone on to a
+newer one under the same lock: several short tries succeed where one long one does not."""
+
 WRITE_WAIT_S = 30.0
 
 
@@ -347,7 +351,10 @@ class Writer:
             try:
                 self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
                 try:
-                    row = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    for _ in range(CHECKPOINT_TRIES):
+                        row = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                        if not row[0]:
+                            break
                 finally:
                     info = self.path.stat()
                     if (info.st_dev, info.st_ino) == self._inode:

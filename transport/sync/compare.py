@@ -68,6 +68,10 @@ def compare(
         report.skipped = listing.skipped.count
         if report.generation is not None or report.first_load:
             writer.checkpoint(always=report.first_load)
+        if not dry_run and (damage := writer.check(deep=True)):
+            raise IndexFault(
+                f"{writer.path} cannot be used: {damage}", "it is rebuilt from the directories", broken=True
+            )
     except DirectoryError as error:
         report.error, report.hint = error.what, error.hint
         report.timeout = isinstance(error, DirectoryTimeout)
