@@ -301,12 +301,13 @@ class Keeper:
 
     async def _keep_peers(self) -> None:
         while True:
-            names = self.peers.due()
-            if names:
-                found = await asyncio.to_thread(self.peers.refresh, names)
-                if self.peers.take(found):
-                    self.static.changed()
-                self.tell_peers()
+            try:
+                if names := self.peers.due():
+                    if self.peers.take(await asyncio.to_thread(self.peers.refresh, names)):
+                        self.static.changed()
+                    self.tell_peers()
+            except Exception as error:
+                log.limited(log.ERROR, "peers", "fault in resolving peers, their last good networks stay", error)
             await asyncio.sleep(2.0)
 
     def tell_peers(self) -> None:

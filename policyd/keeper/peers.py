@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policyd import log
 from policyd.keeper import files
 from transport.config.settings import Settings
+
+if TYPE_CHECKING:
+    import dns.resolver
 
 _LOOKUPS = 30  # RFC 7208 4.6.4 says 10 to mail receivers; some clouds' own records need more for us
 _SHORTEST, _LONGEST, _RETRY = 60.0, 3600.0, 60.0
@@ -103,23 +106,35 @@ class Peers:
         return changed
 
 
-def resolve_spf(name: str) -> tuple[tuple[str, ...], float]:
-    """The networks of a name's SPF record and the seconds they may be used. Raises SpfError."""
-    walk = _Walk()
+def resolve_spf(name: str, resolver: dns.resolver.Resolver | None = None) -> tuple[tuple[str, ...], float]:
+    """The networks of a name's SPF record and the seconds they may be used. Raises SpfError.
+
+    resolver: by default the host's own.
+    """
+    walk = _Walk(resolver or _hosts_own())
     walk.record(name)
     if not walk.networks:
         raise SpfError("its SPF record names no network")
     return tuple(sorted(walk.networks)), walk.ttl
 
 
+def _hosts_own() -> dns.resolver.Resolver:
+    import dns.exception
+    import dns.resolver
+
+    try:
+        resolver = dns.resolver.Resolver()
+    except (dns.exception.DNSException, OSError) as error:
+        raise SpfError(f"/etc/resolv.conf cannot be used: {type(error).__name__}") from error
+    resolver.lifetime = _LIFETIME
+    return resolver
+
+
 class _Walk:
     """One resolution, across includes."""
 
-    def __init__(self) -> None:
-        import dns.resolver
-
-        self.resolver = dns.resolver.Resolver()
-        self.resolver.lifetime = _LIFETIME
+    def __init__(self, resolver: dns.resolver.Resolver) -> None:
+        self.resolver = resolver
         self.networks: set[str] = set()
         self.ttl = _LONGEST
         self.lookups = 0

@@ -25,6 +25,7 @@ from policyd.worker.cache import Cache
 from policyd.worker.counters import Counters
 from policyd.worker.knowledge import LiveKnowledge
 from policyd.worker.listen import allowed, networks
+from tests.checks.zone import Zone
 from transport.config.settings import Daemon, Destination, Directory, Listener, Peer, Settings, SqlOptions
 from transport.record import Record
 
@@ -277,6 +278,31 @@ def test_without_keeper_or_with_open_circuit_a_stale_no_is_not_asked(tmp_path: P
     knowledge.ages = {}
     knowledge.keeper = False
     assert knowledge.no("here", "example.com", "x") is False
+
+
+def test_spf_record_is_walked(tmp_path: Path) -> None:
+    """ip4, ip6, a, mx with prefixes, include and redirect give networks; other qualifiers, macros and ptr none."""
+    import dns.resolver
+
+    records = {
+        "s.test": {
+            "TXT": ['"v=spf1 ip4:192.0.2.0/24 -ip4:192.0.2.66 a:h.test/30//64 mx ptr include:i.test redirect=r.test"']
+        },
+        "h.test": {"A": ["198.51.100.5"], "AAAA": ["2001:db8::5"]},
+        "m.test": {"A": ["203.0.113.9"]},
+        "i.test": {"TXT": ['"v=spf1 ip6:2001:db8:1::/48 exists:%{i}.x.test ?all"', '"something else"']},
+        "r.test": {"TXT": ['"v=spf1 ip4:192.0.2.200 " "include:s.test -all"']},
+    }
+    with Zone(records) as zone:
+        resolver = dns.resolver.Resolver(configure=False)
+        resolver.nameservers, resolver.port, resolver.lifetime = [zone.host], zone.port, 5.0
+        found, seconds = resolve_spf("s.test", resolver)
+        assert set(found) == {
+            "192.0.2.0/24", "198.51.100.4/30", "2001:db8::/64", "203.0.113.9/32", "2001:db8:1::/48", "192.0.2.200/32",
+        }  # fmt: skip
+        assert seconds == 60
+        with pytest.raises(SpfError, match="no TXT record"):
+            resolve_spf("nowhere.test", resolver)
 
 
 def test_spf_failure_is_an_spf_error(monkeypatch: pytest.MonkeyPatch) -> None:
