@@ -286,7 +286,8 @@ def test_spf_record_is_walked(tmp_path: Path) -> None:
 
     records = {
         "s.test": {
-            "TXT": ['"v=spf1 ip4:192.0.2.0/24 -ip4:192.0.2.66 a:h.test/30//64 mx ptr include:i.test redirect=r.test"']
+            "TXT": ['"v=spf1 ip4:192.0.2.0/24 -ip4:192.0.2.66 a:h.test/30//64 mx ptr include:i.test redirect=r.test"'],
+            "MX": ["10 m.test."],
         },
         "h.test": {"A": ["198.51.100.5"], "AAAA": ["2001:db8::5"]},
         "m.test": {"A": ["203.0.113.9"]},
