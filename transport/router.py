@@ -105,7 +105,7 @@ class Router:
             rows = [row for row in question.knowledge.rows(address.domain, base) if row.directory in order]
             if len(rows) > 1:
                 rows.sort(key=lambda row: order[row.directory])
-            wave = self._wave(question, domain, external(base, address.domain), rows)
+            wave = self._wave(question, domain, (base, address.domain), rows)
             if not rows and (wave is None or wave.to == "local"):
                 continue
             decision = self._listed(question, address, domain, (base, extension), rows, wave)
@@ -125,16 +125,16 @@ class Router:
             times.append(domain.delivery_until)
         return min(times, default=None)
 
-    def _wave(self, question: Question, domain: Domain, text: str, rows: Sequence[Row]) -> Wave | None:
+    def _wave(self, question: Question, domain: Domain, pair: tuple[str, str], rows: Sequence[Row]) -> Wave | None:
         """The latest passed wave that covers this address or another one of the same directory entry."""
         passed = [wave for wave in self._waves.get(domain.name, ()) if wave.at <= question.now]
         if not passed:
             return None
-        covered = {text}
+        covered = {external(*pair)}
         for row in rows:
             if row.entry is not None:
                 person = question.knowledge.same_entry(row.directory, row.entry)
-                covered.update(external(*pair) for pair in person)
+                covered.update(external(*other) for other in person)
         return next((wave for wave in passed if not covered.isdisjoint(wave.addresses)), None)
 
     def _listed(
