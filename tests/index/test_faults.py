@@ -125,6 +125,21 @@ def test_at_start(world: World, damage: Callable[[Path], None]) -> None:
     assert world.sync().added == 3000
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+def test_deleted_companions(world: World, end: str) -> None:
+    """Whoever deletes the log or its map under us makes us begin anew, and nobody reads half a state."""
+    world.sources["here"].records = people(2990)
+    world.sync()
+    world.writer.path.with_name(schema.FILE + end).unlink()
+    reason = world.writer.check()
+    assert end in reason
+    world.writer.recover(reason)
+    world.reader.renew()
+    assert not world.reader.loaded("here")
+    assert world.sync().rows == 2990
+    assert world.reader.rows("example.com", "user00001")
+
+
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_older_and_newer_formats(world: World, version: int) -> None:
     """Another format is rebuilt by a writer and not read by a reader."""

@@ -214,6 +214,9 @@ class Writer:
             return "it was deleted"
         if (info.st_dev, info.st_ino) != self._inode:
             return "another file was put in its place"
+        for end in ("-wal", "-shm"):
+            if not self.path.with_name(schema.FILE + end).exists():
+                return f"its {schema.FILE}{end} was deleted"
         with self._lock:
             # Only a checkpoint writes into the file itself; commits go to the log.
             info = self.path.stat()
