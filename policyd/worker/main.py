@@ -31,6 +31,7 @@ RENEW = 0.05
 """Seconds between two renewals of the snapshot (ENGINEERING 3)."""
 
 _BEAT = 0.5
+_KEEPER_SILENT, _KEEPER_START = 3.0, 10.0  # seconds without a word of a keeper that spoke, and of a new one
 _OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
 _GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
 _STOP = 3.5  # seconds after which a stopping worker ends whatever is open
@@ -79,6 +80,7 @@ class Worker:
         self.networks = listen.networks(settings.daemon.allow)
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self.keeper: LoopChannel | None = None
+        self.heard = self.silence = 0.0
         if keeper is not None:
             self._link(keeper)
         self.knowledge.reader.renew()
@@ -126,6 +128,7 @@ class Worker:
 
     def _each_second(self, now: float) -> None:
         self.knowledge.expire()
+        self._look_at_keeper(now)
         self._tell_counts()
         reason = self.knowledge.reader.reason
         if reason != self.index_said:
@@ -200,6 +203,8 @@ class Worker:
             self.keeper.close()
         self.keeper = LoopChannel(self.loop, sock, self._from_keeper, self._keeper_closed)
         self.knowledge.keeper = True
+        self.silence = _KEEPER_START
+        self.heard = time.monotonic()
 
     def _keeper_closed(self, channel: LoopChannel) -> None:
         if channel is not self.keeper:
@@ -209,11 +214,21 @@ class Worker:
         log.limited(log.WARNING, "keeper gone", "keeper is gone: unlisted recipients are TEMP until it is back")
         self.live.keeper_gone()
 
+    def _look_at_keeper(self, now: float) -> None:
+        """It tells ages each second: a silent one hangs, and is not waited for until it speaks again."""
+        if self.keeper is not None and self.knowledge.keeper and now - self.heard > self.silence:
+            self.knowledge.keeper = False
+            log.limited(log.WARNING, "keeper silent", "keeper is silent: unlisted recipients are TEMP until it speaks")
+            self.live.keeper_gone()
+
     def _to_keeper(self, message: Message) -> bool:
         return self.keeper is not None and self.keeper.send(message)
 
     def _from_keeper(self, channel: LoopChannel, message: Message) -> None:
         knowledge = self.knowledge
+        self.heard = time.monotonic()
+        self.silence = _KEEPER_SILENT
+        knowledge.keeper = True
         match message:
             case ("answers", answers):
                 for directory, local, domain, result in answers:
