@@ -118,9 +118,12 @@ class Expansion:
 
     def _targets(self, owner: Decision, name: str) -> Iterator[str]:
         """The owner's targets; what stood behind the owner's name goes on to each (Postfix:
-        propagate_unmatched_extensions)."""
-        for target in self._question.knowledge.targets(name, owner.base, owner.directory):
-            yield with_extension(target, owner.extension) if owner.extension else target
+        propagate_unmatched_extensions). None, of a row that has some, is a fault of the index: TEMP."""
+        targets = self._question.knowledge.targets(name, owner.base, owner.directory)
+        if not targets:
+            self._temp = self._temp or f"targets of {external(owner.base, name)} cannot be read now"
+        extension = owner.extension
+        return iter([with_extension(target, extension) for target in targets] if extension else list(targets))
 
     def _note(self, decision: Decision) -> None:
         self._keep = self._keep and decision.keep

@@ -260,6 +260,13 @@ def test_alias_cycle_is_unknown(world: World) -> None:
     assert decide(answerer(world, D), "x@example.com").verdict is Verdict.UNKNOWN
 
 
+def test_targets_that_cannot_be_read(world: World) -> None:
+    """An alias whose targets the index cannot give is TEMP, never UNKNOWN."""
+    world.add("al@example.com", kind=Kind.ALIAS, targets=["ann@example.com"])
+    world.target_lists.clear()
+    assert decide(answerer(world, D), "al@example.com").verdict is Verdict.TEMP
+
+
 def test_forward_that_keeps_a_copy(world: World) -> None:
     """A mailbox whose targets name itself keeps its copy."""
     world.add("kim@example.com", targets=["kim@example.com", "bob@example.com"])
