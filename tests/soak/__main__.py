@@ -11,7 +11,6 @@ import argparse
 import sys
 import threading
 import time
-from pathlib import Path
 
 from tests.soak.load import Load, fill
 from tests.soak.sampling import HEAD, Process
@@ -41,13 +40,14 @@ def soak(site: SoakSite, args: argparse.Namespace) -> int:
     """The run itself."""
     site.start()
     begun = time.monotonic()
-    processes = [Process(_name(pid), pid) for pid in sorted(site.splitmx.processes())]
+    processes = _processes(site)
     for process in processes:
         process.take(0)
     for domain in ("example.com", "example.org") if args.fill else ():
         fill(site.map, domain, args.fill)
     print(f"filled in {time.monotonic() - begun:.0f} s", flush=True)
     begun = time.monotonic()
+    stalls = Stalls()
     load = Load(site, args.rate)
     seconds = args.minutes * 60
     warm = min(300.0, seconds / 4)
@@ -61,7 +61,9 @@ def soak(site: SoakSite, args: argparse.Namespace) -> int:
             try:
                 process.take(now)
             except OSError:
-                wrong.append(f"{process.name} was replaced after {now:.0f} s")
+                wrong.append(
+                    f"{process.name} was replaced after {now:.0f} s; this machine stalled {stalls.longest:.1f} s"
+                )
         if any("was replaced" in line for line in wrong):
             break
         if args.reload and now // args.reload > reloads:
@@ -73,6 +75,7 @@ def soak(site: SoakSite, args: argparse.Namespace) -> int:
     stop.set()
     changing.join()
     load.end()
+    print(f"\nlongest stall of this machine: {stalls.longest:.2f} s", end="")
     return _judge(site, processes, load, wrong, warm, reloads)
 
 
@@ -85,7 +88,7 @@ def _change(site: SoakSite, rate: float, stop: threading.Event, wrong: list[str]
 
 
 def _tell(now: float, processes: list[Process], load: Load) -> None:
-    memory = " ".join(f"{one.name.removeprefix('splitmx-')} {one.samples[-1][1]:.1f}" for one in processes)
+    memory = ", ".join(f"{one.name} {one.samples[-1][1]:.1f}" for one in processes)
     print(f"{now / 60:5.1f} min: {sum(load.asked.values())} asked, {sum(load.temps.values())} put off,"
           f" {len(load.wrong)} wrong; MB: {memory}", flush=True)  # fmt: skip
 
@@ -117,8 +120,26 @@ def _judge(site: SoakSite, processes: list[Process], load: Load, wrong: list[str
     return 1 if wrong or drifts else 0
 
 
-def _name(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+def _processes(site: SoakSite) -> list[Process]:
+    found = [Process("supervisor", site.splitmx.process.pid)] if site.splitmx.process is not None else []
+    found += [Process("keeper", pid) for pid in site.pids("keeper")]
+    return found + [Process(f"worker {number}", pid) for number, pid in enumerate(site.pids("worker"), 1)]
+
+
+class Stalls(threading.Thread):
+    """How long this machine let a thread that wanted to run wait, at most: more than 3 s gets a worker killed."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.longest = 0.0
+        self.start()
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            begun = time.monotonic()
+            time.sleep(0.1)
+            self.longest = max(self.longest, time.monotonic() - begun - 0.1)
 
 
 if __name__ == "__main__":

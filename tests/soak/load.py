@@ -164,7 +164,7 @@ def fill(path: Path, domain: str, many: int) -> None:
     def work(share: int) -> None:
         client = Client(path, 60)
         for _ in range(0, share, 50):
-            for _ in range(50):
+            for _ in range(50):  # of which some are answered at once, and some wait for the directory
                 client.send("transport", f"fill{next(_strangers)}@{domain}")
             for _ in range(50):
                 client.receive()
