@@ -134,13 +134,29 @@ def _one(
             report = build_forwarders(settings, reader, folder, check=check)
         else:
             report = build_maps(
-                settings, reader, folder, types, check=check, accept=accept, alone=alone, progress=progress
+                settings,
+                reader,
+                folder,
+                types,
+                check=check,
+                accept=accept,
+                alone=alone,
+                spf=_spf(settings),
+                progress=progress,
             )
     except BuildRefusedError as fault:
         raise Stop(str(fault), fault.hint) from None
     except BuildError as fault:
         raise Later(str(fault), fault.hint) from None
     return _code(report, check), list(_lines(report, check)), _as_json(report)
+
+
+def _spf(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The networks of the peers' `spf:` names as the daemon last found them."""
+    from policyd.keeper import files
+
+    known = files.read_json(settings.daemon.state / "peers.json")
+    return {name: tuple(map(str, found)) for name, found in known.items() if isinstance(found, list)}
 
 
 def _code(report: BuildReport, check: bool) -> int:

@@ -26,8 +26,8 @@ REFUSED_S = 60.0
 DELIVERED_S = 5 * 86400.0
 """How much later a delivery is logged, at most (maximal_queue_lifetime)."""
 
-_LINE = re.compile(r"^(?P<time>\S+ +\S+ +[\d:]+|\d{4}-\S+) (?:\S+ )?postfix\S*/(?P<program>\w+)\[\d+\]: (?P<rest>.*)$")
-_REJECT = re.compile(r"^NOQUEUE: (?:milter-)?reject: RCPT from [^:]*?: (?P<code>\d{3} \S+) .*?\bto=<(?P<to>[^>]*)>")
+_LINE = re.compile(r"^(?P<time>\S+ +\S+ +[\d:]+|\d{4}-\S+) (?:\S+ )?[\w./-]+/(?P<program>\w+)\[\d+\]: (?P<rest>.*)$")
+_REJECT = re.compile(r"^\w+: (?:milter-)?reject: RCPT from [^:]*?: (?P<code>\d{3} \S+) .*?\bto=<(?P<to>[^>]*)>")
 _DELIVERY = re.compile(
     r"^\w+: to=<(?P<to>[^>]*)>, (?:orig_to=<(?P<orig>[^>]*)>, )?relay=(?P<relay>[^,]*), .*?\bstatus=(?P<status>\w+)"
 )

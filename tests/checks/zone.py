@@ -18,11 +18,13 @@ import dns.rrset
 class Zone:
     """Answers over UDP at `host`:`port`. records: name without trailing dot -> type -> texts. silent: never answers."""
 
-    def __init__(self, records: Mapping[str, Mapping[str, Sequence[str]]], host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, records: Mapping[str, Mapping[str, Sequence[str]]], host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.records = records
         self.silent = False
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((host, 0))
+        self._socket.bind((host, port))
         self.host, self.port = self._socket.getsockname()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

@@ -239,7 +239,7 @@ def read(directory: Path | None = None) -> Postfix:
     """Read the Postfix whose main.cf stands in `directory` (None: the system's). Raises PostfixError."""
     if shutil.which("postconf") is None:
         raise PostfixError("postconf is not installed here, or not in PATH")
-    where = directory or Path(_run(["postconf", "-dh", "config_directory"]).strip())
+    where = directory or Path(_run(["postconf", "-h", "config_directory"]).strip())
     base = ["postconf", "-c", str(where)]
     values = _settings(_run(base))
     expanded = _settings(_run([*base, "-x"]))
