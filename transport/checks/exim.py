@@ -57,7 +57,7 @@ def findings(settings: Settings, exim: Exim, deploy: str = "", maps: Path | None
 
 
 def _map_type(exim: Exim) -> str:
-    return "lsearch" if "lsearch{" in exim.macros.get("SPLITMX_ANSWER", "") else "cdb"
+    return "lsearch" if "lsearch*@{" in exim.macros.get("SPLITMX_ANSWER", "") else "cdb"
 
 
 def _version(exim: Exim) -> Iterator[Finding]:
@@ -272,7 +272,7 @@ def _classes(settings: Settings, exim: Exim) -> Iterator[Finding]:
 def _files(wanted: EximPlan) -> Iterator[Finding]:
     for line in wanted.text("main").splitlines():
         for kind in ("cdb", "lsearch"):
-            for opening in (f"{kind}{{", f"-{kind};"):
+            for opening in (f"{kind}{{", f"{kind}*@{{", f"-{kind};"):
                 for piece in line.split(opening)[1:]:
                     path = Path(piece.split("}")[0].split()[0])
                     if path.is_absolute() and not path.exists():

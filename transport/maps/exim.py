@@ -59,14 +59,15 @@ def refusals(settings: Settings) -> list[str]:
 def lookup_texts(folder: Path, map_type: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
     """The look-ups as expansion text: (by the whole address, by what stands before the extension); each takes the
     text that is used when nothing is found."""
-    place = f"{map_type}{{{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}}}"
+    file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
 
     def exact(otherwise: str) -> str:
-        return f"${{lookup{{${{lc:$local_part}}@${{lc:$domain}}}}{place}{{$value}}{{{otherwise}}}}}"
+        # `*@`: an envelope domain has one line, `*@DOMAIN`
+        return f"${{lookup{{${{lc:$local_part}}@${{lc:$domain}}}}{map_type}*@{{{file}}}{{$value}}{{{otherwise}}}}}"
 
     def base(otherwise: str) -> str:
         key = "${sg{${lc:$local_part}}{SPLITMX_EXTENSION}{}}@${lc:$domain}"
-        return f"${{lookup{{{key}}}{place}{{$value extended=yes}}{{{otherwise}}}}}"
+        return f"${{lookup{{{key}}}{map_type}{{{file}}}{{$value extended=yes}}{{{otherwise}}}}}"
 
     return exact, base
 
@@ -127,8 +128,11 @@ class Replies:
             if domain.enabled == "yes":
                 yield from self._domain(domain)
         for destination in self._settings.destinations.values():
-            for name in spellings(destination.envelope) if destination.envelope else ():
-                self.survey.findings[f"envelope domain {name}: its recipients are routed by the daemon alone"] = None
+            if destination.envelope:
+                pairs = {"decision": "relay", "destination": destination.name}
+                pairs |= {**exim_answer.route(destination), "verify": "no"}
+                for name in spellings(destination.envelope):
+                    yield _line(f"*@{name}", reply_line(pairs))
         for text in self._chunks:
             address = parse(text)
             if address is not None:

@@ -8,10 +8,10 @@ rules behind the texts, with their sources:
   ends routing with success, and the mail is gone (Exim's bug 3058).
 - Every fixed router tests `$address_data`; a reply that is no complete known answer, the empty one first of all, is
   deferred: an empty answer is what `${readsocket` gives when the other side closes.
-- Every question names the socket a little differently (`/./` and `//` mean nothing in a path). Exim keeps a handle for
-  each name, and after a connection that failed it goes on using the closed descriptor's number, for whatever file has
-  that by then: the log, a hints database (lookups/readsock.c, internal_readsock_open, label `bad`; 4.94 to 4.99).
-  A tcp socket is not affected.
+- A question that fails is put once more, at once, to the same socket. Exim keeps a handle for each socket; when the
+  connection fails it closes the descriptor and keeps its number, and what next bears that number (a log, a hints
+  database, the message itself) is written to or closed in its stead. The second question finds the number unused and
+  clears it. (lookups/readsock.c, internal_readsock_open, label `bad`: 4.94 to 4.99; a tcp socket is not affected.)
 - `warn` skips what defers, so the ACL empties its variable before it asks.
 - Transport names are constants; a host list is checked against a pattern before it is used, because manualroute
   expands it once more.
@@ -80,7 +80,8 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
   # Domains that are only observed: the daemon logs what it would have decided; nothing waits for it.
   warn
     domains = +splitmx_observed
-    set acl_m_splitmx_observed = ${readsocket{SPLITMX_PLACE}{SPLITMX_ACL_QUESTION}{1s}{ }{}}
+    set acl_m_splitmx_observed = ${readsocket{SPLITMX_SOCKET}{SPLITMX_ACL_QUESTION}{1s}{ }\
+      {${readsocket{SPLITMX_SOCKET}{SPLITMX_ACL_QUESTION}{1s}{ }{}}}}
 """
 
 # In a host list each IPv6 address needs brackets before its port.

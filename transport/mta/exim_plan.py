@@ -37,9 +37,6 @@ _ACL_QUESTION = (
 )
 
 
-_ROOM = 18  # octets that nine random digits take in a socket's name
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """One text and where it belongs."""
@@ -149,15 +146,6 @@ def socket_name(listener: Listener) -> str:
     return f"inet:{host}:{listener.port}"
 
 
-def place(socket: str) -> str:
-    """Expansion text for a socket's name that differs each time it is expanded; a tcp socket's name as it is."""
-    if not socket.startswith("/"):
-        return "SPLITMX_SOCKET"
-    numbers = "${randint:999999999}" * max(1, min(3, (MAX_SOCKET - len(socket.encode())) // _ROOM))
-    signs = rf"${{sg{{${{sg{{{numbers}}}{{[0-4]}}{{/}}}}}}{{[5-9]}}{{/.}}}}"
-    return rf"${{sg{{SPLITMX_SOCKET}}{{\N^(/.*)/([^/]+)$\N}}{{\$1{signs}/\$2}}}}"
-
-
 def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str, map_type: str) -> str:
     ours = list(accepted(settings))
     routed = list(envelopes(settings))
@@ -166,8 +154,6 @@ def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str,
     lines = [
         "# splitmx: what differs between sites. A client in SPLITMX_CLIENTS is ours, as one that authenticates is.",
         f"SPLITMX_SOCKET = {socket}",
-        "# The same socket under another name each time: Exim must not use a handle again whose connection failed.",
-        f"SPLITMX_PLACE = {place(socket)}",
         "SPLITMX_WAIT = 3s",
         f"SPLITMX_CLIENTS = {_CLIENTS[kind]}",
         "SPLITMX_CALLOUT = 20s,maxwait=40s",
@@ -190,8 +176,7 @@ def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str,
 
 def _answers(deploy: str, folder: Path, map_type: str, delimiters: str) -> list[str]:
     """Where the routers and the ACL get their answers from."""
-    live = f"${{readsocket{{SPLITMX_PLACE}}{{{_QUESTION}}}{{SPLITMX_WAIT}}{{ }}}}"
-    acl = "${readsocket{SPLITMX_PLACE}{SPLITMX_ACL_QUESTION}{SPLITMX_WAIT}{ }{}}"
+    live, acl = _asked(_QUESTION), _asked("SPLITMX_ACL_QUESTION", "{}")
     from transport.maps.exim import extension_pattern, lookup_texts
 
     extension = [f"SPLITMX_EXTENSION = {extension_pattern(delimiters)}"]
@@ -213,6 +198,13 @@ def _answers(deploy: str, folder: Path, map_type: str, delimiters: str) -> list[
         f"SPLITMX_ACL_ANSWER = ${{if match{{SPLITMX_ACL_LIVE}}{{\\N^(decision=.+)$\\N}}{{$1}}"
         f"{{${{if match_domain{{$domain}}{{+splitmx_primary}}{{{exact('')}}}}}}}}}",
     ]
+
+
+def _asked(question: str, otherwise: str = "") -> str:
+    """A question to the daemon; when it fails, the same once more, which puts Exim's handle in order (see
+    `exim_fragments`)."""
+    again = f"${{readsocket{{SPLITMX_SOCKET}}{{{question}}}{{1s}}{{ }}{otherwise}}}"
+    return f"${{readsocket{{SPLITMX_SOCKET}}{{{question}}}{{SPLITMX_WAIT}}{{ }}{{{again}}}}}"
 
 
 def _list(name: str, items: Iterable[str], folder: Path) -> str:
@@ -255,11 +247,8 @@ def problems(settings: Settings, deploy: str) -> list[str]:
     """What this configuration cannot do on an Exim."""
     found: list[str] = []
     for listener in settings.daemon.exim:
-        if listener.kind == "unix" and len(listener.path.encode()) > MAX_SOCKET - _ROOM:
-            found.append(
-                f"{listener.path} is longer than {MAX_SOCKET - _ROOM} octets: Exim would cut it in silence, or"
-                " its name could not be varied (see docs/exim.md)"
-            )
+        if listener.kind == "unix" and len(listener.path.encode()) > MAX_SOCKET:
+            found.append(f"{listener.path} is longer than {MAX_SOCKET} octets: Exim would cut it in silence")
     from transport import exim_answer
 
     stores = {d.local_transport: f'[domains."{d.name}"] local_transport' for d in settings.domains.values()}
