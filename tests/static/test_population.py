@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,18 +50,37 @@ class Site:
         return request(f"{self.folder}/control.sock", {"do": "status"})["status"]  # type: ignore[no-any-return]
 
     def live(self, name: str, keys: Sequence[str]) -> list[tuple[str, str]]:
-        """Answers of the daemon over its socketmap listener, one connection."""
+        """Answers of the daemon over its socketmap listener; where a busy machine made it say "later", asked again."""
+        answers = dict(zip(keys, self._live(name, keys), strict=True))
+        for _ in range(20):
+            later = [key for key, (status, value) in answers.items() if status == "TEMP" and "asked" in value]
+            if not later:
+                break
+            answers |= zip(later, self._live(name, later), strict=True)
+        return [answers[key] for key in keys]
+
+    def explained(self, key: str) -> dict[str, Any]:
+        """The report of the control socket's `explain`."""
+        for _ in range(20):
+            report: dict[str, Any] = request(f"{self.folder}/control.sock", {"do": "explain", "address": key})["report"]
+            if report["decision"] != "TEMP" or "asked" not in report["reason"]:
+                break
+        return report
+
+    def _live(self, name: str, keys: Sequence[str]) -> list[tuple[str, str]]:
         answers = []
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(30)
             sock.connect(f"{self.folder}/socketmap.sock")
             data = bytearray()
-            for key in keys:
-                sock.sendall(socketmap.request(name, key))
-                while (end := socketmap.next_reply(data)) is None:
-                    data += sock.recv(200_000)
-                answers.append(socketmap.parse_reply(bytes(data[:end])))
-                del data[:end]
+            for start in range(0, len(keys), 100):  # answers come in order, however many questions are on the way
+                some = keys[start : start + 100]
+                sock.sendall(b"".join(socketmap.request(name, key) for key in some))
+                for _ in some:
+                    while (end := socketmap.next_reply(data)) is None:
+                        data += sock.recv(200_000)
+                    answers.append(socketmap.parse_reply(bytes(data[:end])))
+                    del data[:end]
         return answers
 
     def postmap(self, table: str, keys: Sequence[str]) -> dict[str, str]:
@@ -194,13 +214,13 @@ def test_every_face_says_the_same(site: Site) -> None:
                 assert maps[name][key][1] == outcome.value, (name, key)
     chance = random.Random(3)
     for key in chance.sample(keys, 400):
-        report = request(f"{site.folder}/control.sock", {"do": "explain", "address": key})["report"]
+        report = site.explained(key)
         for name, answers in maps.items():
             assert report["maps"][name]["status"] == answers[key][0], (name, key)
             if answers[key][0] == "OK":
                 assert report["maps"][name]["value"] == answers[key][1], (name, key)
     exits = {"OK": 0, "NOTFOUND": 1, "TEMP": 75}
-    for key in chance.sample(keys, 12):
+    for key in chance.sample([key for key in keys if not key.startswith("stranger")], 12):
         for name in ("transport", "virtual_alias"):
             done = site.daemon.run("query", "--json", name, key)
             said = json.loads(done.stdout)
@@ -225,7 +245,7 @@ def test_files_hold_no_domain_keys(site: Site) -> None:
 def test_a_daemon_that_is_gone_changes_no_answer(site: Site) -> None:
     """`query` and `explain` decide by themselves as the daemon does, and say so on stderr."""
     chance = random.Random(11)
-    keys = chance.sample([key for key in keys_of(site.addresses) if not key.startswith('"')], 6)
+    keys = chance.sample([key for key in keys_of(site.addresses) if not key.startswith(('"', "stranger"))], 6)
     with_daemon = [json.loads(site.daemon.run("query", "--json", "transport", key).stdout) for key in keys]
     site.daemon.stop()
     try:

@@ -247,11 +247,14 @@ class _Run:
         try:
             held_domains = self._guard(reload)
             self._write_texts(aside, now, spf, held_domains, tell)
-            self._compare()
-            if self.check:
-                return
-            self._index(tell)
-            self._install()
+            if not self.accept:
+                before = shrink.last(self.output)
+                self.report.held = shrink.held(self.settings, before, self.report.survey.listed)
+            self._finish(tell)
+            if not self.check:
+                self._install()
+                if self.report.reload and reload is not None and reload():
+                    self.report.reload = False
         finally:
             for job in self.jobs:
                 job.drop()
@@ -316,50 +319,49 @@ class _Run:
         self.report.survey = population.write({name: self.texts[name] for name in MAPS})
         lines.update(self.report.survey.lines)
         for name in ORDER:
-            self.texts[name].finish()
             types = {"relay_domains": (kind,), "peers_access": (static_only.CIDR,)}.get(name, self.types)
             if name.startswith("shadow_"):
                 types = (static_only.REGEXP,)
             self.report.maps.append(MapReport(name, self.output / name, tuple(types), lines=lines.get(name, 0)))
-
-    def _compare(self) -> None:
-        for entry in self.report.maps:
-            text = self.texts[entry.name]
-            entry.changed = text.changed()
-            if entry.changed and self.check:
-                entry.removed, entry.added, entry.differences = text.differences(_SHOWN)
-            for kind in entry.types:
-                index = postmap.index_path(entry.path, kind)
-                if postmap.ENDINGS.get(kind) and not entry.changed and not index.exists():
-                    entry.changed = True
-                    entry.differences.append(f"{index} is missing")
-        if any(entry.changed for entry in self.report.maps if entry.name in MAPS) and not self.accept:
-            before = shrink.last(self.output)
-            self.report.held = shrink.held(self.settings, before, self.report.survey.listed)
 
     # indexed files
 
     def _held(self, entry: MapReport) -> bool:
         return bool(self.report.held) and entry.name in MAPS
 
-    def _index(self, tell: Progress) -> None:
-        """Run postmap on every new text, and where an indexed file is missing; as many at once as there are cores."""
-        wanted: list[tuple[MapReport, str]] = []
-        for entry in self.report.maps:
-            if entry.changed and not self._held(entry):
-                wanted.extend((entry, kind) for kind in entry.types if postmap.ENDINGS.get(kind))
-        wanted.sort(key=lambda pair: -pair[0].lines)  # the longest first, so that they end together
+    def _finish(self, tell: Progress) -> None:
+        """Complete each text, see whether it changed, and run postmap on it while the next one is completed.
+
+        As many at once as there are cores; the longest first, so that they end together.
+        """
         cores = os.cpu_count() or 1
-        started = 0
-        for number, (entry, kind) in enumerate(wanted):
-            self.jobs.append(postmap.start(kind, entry.path, self.texts[entry.name].new))
-            if number + 1 >= cores:
-                self._ended(self.jobs[started])
-                started += 1
-            tell("indexing", number, len(wanted))
-        for job in self.jobs[started:]:
+        ended = 0
+        for number, entry in enumerate(sorted(self.report.maps, key=lambda entry: -entry.lines)):
+            self.texts[entry.name].finish()
+            self._compare(entry)
+            if not entry.changed or self.check or self._held(entry):
+                continue
+            for kind in entry.types:
+                if postmap.ENDINGS.get(kind):
+                    if len(self.jobs) - ended >= cores:
+                        self._ended(self.jobs[ended])
+                        ended += 1
+                    self.jobs.append(postmap.start(kind, entry.path, self.texts[entry.name].new))
+            tell("indexing", number, len(self.report.maps))
+        for job in self.jobs[ended:]:
             self._ended(job)
-        tell("indexing", len(wanted), len(wanted))
+        tell("indexing", len(self.report.maps), len(self.report.maps))
+
+    def _compare(self, entry: MapReport) -> None:
+        text = self.texts[entry.name]
+        entry.changed = text.changed()
+        if entry.changed and self.check:
+            entry.removed, entry.added, entry.differences = text.differences(_SHOWN)
+        for kind in entry.types:
+            index = postmap.index_path(entry.path, kind)
+            if postmap.ENDINGS.get(kind) and not entry.changed and not index.exists():
+                entry.changed = True
+                entry.differences.append(f"{index} is missing")
 
     def _ended(self, job: postmap.Job) -> None:
         self.report.warnings.extend(job.wait()[:5])

@@ -15,6 +15,7 @@ MODE = 0o644
 """Postfix's daemons open tables before they drop privileges, but `postmap -q` and proxymap(8) do not."""
 
 _SORT_MEMORY = "64M"
+_SMALL = 1 << 20  # characters up to which a text is sorted here
 
 
 class BuildError(Exception):
@@ -38,27 +39,31 @@ class Text:
         self._sort: subprocess.Popen[bytes] | None = None
         self._pipe: IO[bytes] | None = None
         self._lines: list[str] = []
+        self._size = 0
         self._program = shutil.which("sort")
 
     def write(self, text: str) -> None:
         """Take whole lines. Raises BuildError when they cannot be written."""
-        if self._program is None:
+        if self._pipe is None:
             self._lines.append(text)
-            return
-        if self._sort is None:
-            self._start(self._program)
-        assert self._pipe is not None
+            self._size += len(text)
+            if self._size <= _SMALL or self._program is None:
+                return
+            text = "".join(self._lines)
+            self._lines.clear()
+            self._pipe = self._start(self._program)
         try:
             self._pipe.write(text.encode())
         except BrokenPipeError:
             self.finish()
 
-    def _start(self, program: str) -> None:
+    def _start(self, program: str) -> IO[bytes]:
         command = [program, "-u", "-S", _SORT_MEMORY, "-T", str(self.new.parent), "-o", str(self.new)]
         self._sort = subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
         )
-        self._pipe = self._sort.stdin
+        assert self._sort.stdin is not None
+        return self._sort.stdin
 
     def finish(self) -> None:
         """All lines were given: the new text stands complete beside the old one. Raises BuildError."""
@@ -67,6 +72,7 @@ class Text:
             self.new.write_bytes(b"".join(ordered))
         else:
             sort, self._sort = self._sort, None
+            self._pipe = None
             _, said = sort.communicate()
             if sort.returncode:
                 raise BuildError(f"sort: {said.decode(errors='replace').strip()}", "is the disk full?")
