@@ -29,6 +29,14 @@ def site(kept: Cleaned) -> Site:
     ).install()
 
 
+def load(site: Site) -> None:
+    """Let the daemon take the new text, and wait until it did."""
+    taken = site.splitmx.log.read_text().count("configuration taken")
+    site.splitmx.write(site.text)
+    site.splitmx.reload()
+    wait_for(lambda: site.splitmx.log.read_text().count("configuration taken") > taken, 30, site.splitmx.tail)
+
+
 def wave(site: Site, seconds: float, to: str, *addresses: str) -> tuple[str, datetime]:
     """Add a wave that begins in so many seconds; its text and its moment."""
     at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
@@ -37,16 +45,14 @@ def wave(site: Site, seconds: float, to: str, *addresses: str) -> tuple[str, dat
         f'\n[waves.pilot]\nat = "{at:%Y-%m-%dT%H:%M:%SZ}"\ndomain = "example.com"\nto = "{to}"\naddresses = [{names}]\n'
     )
     site.text += text
-    site.splitmx.write(site.text)
-    site.splitmx.reload()
+    load(site)
     return text, at
 
 
 def undo(site: Site, text: str) -> None:
     """Remove it again."""
     site.text = site.text.replace(text, "")
-    site.splitmx.write(site.text)
-    site.splitmx.reload()
+    load(site)
 
 
 def file_says(site: Site, key: str) -> str | None:
