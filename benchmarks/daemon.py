@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -157,12 +156,13 @@ class Daemon:
         return cpu_seconds(self.pid)
 
     def children(self) -> dict[str, list[int]]:
-        """Its processes by role, as the log tells: keeper and workers."""
-        found = wait(
-            "the keeper's first line in the log", lambda: re.findall(r"splitmx-keeper\[(\d+)\]", self.log.read_text())
-        )
-        keeper = int(found[-1])
-        return {"keeper": [keeper], "workers": [pid for pid in tree(self.pid)[1:] if pid != keeper]}
+        """Its processes by role, once it is quiet: the keeper has threads, a worker never has any."""
+        below = tree(self.pid)[1:]
+        threads = {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in below}
+        keepers = [pid for pid in below if threads[pid] > 1]
+        if len(keepers) != 1:
+            raise RuntimeError(f"one process with threads was expected, of {threads}")
+        return {"keeper": keepers, "workers": [pid for pid in below if pid not in keepers]}
 
 
 def resident(pid: int, what: str = "VmRSS") -> float:

