@@ -10,7 +10,7 @@ packages="postfix postfix-ldap postfix-pgsql postfix-mysql postfix-sqlite postfi
  postgresql mariadb-server samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind
  build-essential python3-venv openssl ca-certificates systemd libcap2-bin"
 # Exim's package cannot be installed beside Postfix's: it is unpacked into the cache instead.
-exim_packages="exim4-daemon-heavy exim4-base libmariadb3 libidn12 libspf2-2"
+exim_packages="exim4-daemon-heavy exim4-base exim4-config libmariadb3 libidn12 libspf2-2"
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -50,7 +50,7 @@ install_packages() {
 }
 
 unpack_exim() {
-    [ -e "$cache/exim/usr/sbin/exim4" ] && return 0
+    [ -e "$cache/exim/usr/sbin/exim4" ] && [ -e "$cache/exim/etc/exim4/conf.d" ] && return 0
     say "unpacking Exim into $cache/exim"
     mkdir -p "$cache/deb" "$cache/exim"
     chmod 755 "$cache" "$cache/exim"

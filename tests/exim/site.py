@@ -429,6 +429,7 @@ def people(site: Site) -> None:
     here.add(f"odd{d}", location="nobody-knows")
     here.add(f"wave.past{d}")
     here.add(f"wave.future{d}")
+    here.add(f"nobody{d}")  # a system user, for Debian's own routers
     here.add(f'"john doe"{d}')
     there.add(f'"jane doe"{d}')
     there.add(f"o'brien{d}")

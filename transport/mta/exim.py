@@ -68,11 +68,12 @@ class Exim:
         # an expanded list that begins with a quote or holds a brace cannot be handed to match_domain
         if re.search(r"[{}$]", wanted):
             return []
-        text = ":".join(f"${{if match_domain{{{domain}}}{{{wanted}}}{{y}}{{n}}}}" for domain in domains)
-        answers = run([*self.command, "-be", text]).strip().split(":")
+        # by standard input: an argument may have 256 characters only
+        text = "".join(f"${{if match_domain{{{domain}}}{{{wanted}}}{{<yes>}}{{<no>}}}}\n" for domain in domains)
+        answers = re.findall("<(yes|no)>", run([*self.command, "-be"], text))
         if len(answers) != len(domains):
             return []
-        return [domain for domain, answer in zip(domains, answers, strict=True) if answer == "y"]
+        return [domain for domain, answer in zip(domains, answers, strict=True) if answer == "yes"]
 
 
 def read(binary: str = "", config: Path | None = None) -> Exim:
@@ -139,10 +140,10 @@ def _logical(text: str) -> list[str]:
     return lines
 
 
-def run(command: Sequence[str]) -> str:
-    """What a call of Exim prints. Raises EximError when it fails."""
+def run(command: Sequence[str], text: str = "") -> str:
+    """What a call of Exim prints. text: its standard input. Raises EximError when it fails."""
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=SECONDS, check=False, input="")
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=SECONDS, check=False, input=text)
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise EximError(f"{' '.join(command)}: {fault}") from fault
     if done.returncode:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`exim show` and `exim check`, and what stands in contrib: taken by a real Exim, and by Debian's own configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.exim import example
+from tests.exim.site import Site
+from tests.mta.daemon import COMMAND
+from tests.mta.exim import EximInstance, environment, unpacked
+from tests.mta.sending import send
+from transport.config.settings import Daemon, Destination, Domain, Listener, Location, Settings
+from transport.mta.exim_plan import plan, problems, render
+
+Cleaned = Callable[[Callable[[], object]], None]
+
+
+def run(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
+    """A `splitmx` command where Exim's libraries are found."""
+    command = [*COMMAND, "--config", str(site.daemon.config), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+
+
+def test_contrib_is_what_show_prints() -> None:
+    """contrib/exim is made of the program's own texts; `python -m tests.exim.example` writes it anew."""
+    for name, text in example.files().items():
+        assert (example.CONTRIB / name).read_text() == text, name
+
+
+def test_no_macro_is_part_of_another() -> None:
+    """Exim replaces a macro's name wherever it stands, also within another name."""
+    for kind in ("plain", "debian", "cpanel"):
+        text = "\n".join(render(plan(example.settings(), kind, "both")).values())
+        names = sorted(set(re.findall(r"(?m)^(SPLITMX_\w+) =", text)) | set(re.findall(r"\.ifdef (SPLITMX_\w+)", text)))
+        assert not [(one, other) for one in names for other in names if one != other and one in other]
+
+
+def test_every_router_is_for_our_domains() -> None:
+    """No router of ours speaks for another domain."""
+    routers = plan(example.settings()).text("routers")
+    for block in re.split(r"(?m)^(?=splitmx_\w+:)", routers)[1:]:
+        assert re.search(r"(?m)^  domains = (\+splitmx_routed|copy-errors\.splitmx\.invalid)$", block), block
+
+
+def test_problems_are_named() -> None:
+    """What an Exim cannot do is said: no listener, a path that it would cut, a store below Postfix's queue."""
+    assert any("daemon.exim is empty" in line for line in plan(Settings()).problems)
+    long = Settings(daemon=Daemon(exim=(Listener("unix", "/run/" + "x" * 110),)))
+    assert any("cut it in silence" in line for line in problems(long, "live"))
+    relative = Settings(
+        daemon=Daemon(exim=(Listener("unix", "/run/x"),)),
+        destinations={"s": Destination("s", hosts=("h.example",))},
+        domains={
+            "a.example": Domain("a.example", destination="s", local_transport="lmtp:unix:private/dovecot-lmtp"),
+            "b.example": Domain("b.example", destination="s", local_transport="lmtp:unix:/run/dovecot/lmtp"),
+            "c.example": Domain("c.example", destination="s", locations={"v": Location("", "virtual:")}),
+        },
+    )
+    found = problems(relative, "live")
+    assert len(found) == 2
+    assert "private/dovecot-lmtp" in found[0]
+    assert "locations.v" in found[1]
+
+
+def test_many_domains_stand_in_a_file() -> None:
+    """A list of domains that does not fit into a line of Exim's configuration becomes a file."""
+    domains = {f"d{n}.example": Domain(f"d{n}.example", destination="s") for n in range(2000)}
+    many = Settings(destinations={"s": Destination("s", hosts=("h.example",))}, domains=domains)
+    main = plan(many, maps=Path("/var/lib/splitmx/maps")).text("main")
+    assert "domainlist splitmx_domains = partial1-cdb;/var/lib/splitmx/maps/exim_splitmx_domains.cdb\n" in main
+
+
+@pytest.mark.e2e
+def test_show(site: Site) -> None:
+    """show prints every part, and --json the same with its places."""
+    done = run(site, "exim", "show", "--kind", "debian", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert set(told["parts"]) == {"main", "acl", "routers", "transports"}
+    assert told["parts"]["routers"]["place"] == "/etc/exim4/conf.d/router/120_splitmx"
+    text = run(site, "exim", "show", "--part", "routers").stdout
+    assert "splitmx_ask:" in text
+    assert "begin" not in re.findall(r"(?m)^\w+", text)
+
+
+@pytest.mark.e2e
+def test_check_is_content_with_what_show_prints(site: Site) -> None:
+    """A site set up by the book has no finding; what differs is named."""
+    words = ("exim", "check", "--exim", str(site.exim.binary), "--exim-config")
+    done = run(site, *words, str(site.exim.conf))
+    assert done.returncode == 0, done.stdout
+    text = site.exim.conf.read_text()
+    for number, (old, new, wanted) in enumerate(
+        (
+            (
+                "  verify_sender = false\n  allow_fail",
+                "  allow_fail",
+                "router splitmx_suspended is not what it should be",
+            ),
+            ("splitmx_relay:", "my_relay:", "router splitmx_relay is missing"),
+            ("domainlist splitmx_domains = example.com : ", "domainlist splitmx_domains = ", "lacks example.com"),
+            (
+                "begin routers\n",
+                "begin routers\nmine:\n driver = accept\n transport = site_smtp\n",
+                "stands before ours",
+            ),
+            ("acl_smtp_rcpt = acl_check_rcpt", "acl_smtp_rcpt = other", "is no name of an ACL"),
+            ("  hosts_require_tls = *\n", "", "transport splitmx_smtp_encrypt is not what it should be"),
+            ("acl_check_rcpt:\n", "acl_check_rcpt:\n  accept hosts = 127.0.0.1\n", "accepts recipients before"),
+            (f"SPLITMX_SOCKET = {site.folder}", "SPLITMX_SOCKET = /else", "but the daemon listens at"),
+        )
+    ):
+        assert old in text, old
+        broken = site.exim.root / f"broken{number}.conf"
+        broken.write_text(text.replace(old, new, 1))
+        found = run(site, *words, str(broken))
+        assert found.returncode == 1
+        assert wanted in found.stdout, (wanted, found.stdout, found.stderr)
+
+
+@pytest.mark.e2e
+def test_check_without_an_exim(site: Site) -> None:
+    """A missing program is said in one line."""
+    done = run(site, "exim", "check", "--exim", "/nonexistent/exim")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+def test_plain_example_is_taken(site: Site, cleaned: Cleaned) -> None:
+    """contrib's whole exim.conf is taken by Exim once its includes are where it says."""
+    text = (example.CONTRIB / "plain" / "exim.conf").read_text()
+    text = text.replace("/etc/exim4/splitmx", str(example.CONTRIB / "plain")).replace(
+        "primary_hostname = mail.example.com", ""
+    )
+    text = re.sub(r"(?s)begin retry.*", "", text).replace("callout_negative_expire = 10m", "").replace(
+        "callout_domain_negative_expire = 10m", "")  # fmt: skip
+    exim = EximInstance(text, name="plain")
+    cleaned(exim.stop)
+    assert "cannot be resolved at this time" in exim.route("ann@example.com")
+
+
+@pytest.mark.e2e
+def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
+    """Inside Debian's own split configuration ours come first, and its ACL still has its say."""
+    source = unpacked() / "etc/exim4/conf.d"
+    if not (source / "router").is_dir():
+        pytest.skip("exim4-config is not unpacked beside Exim: tests/run.sh does that")
+    folder = site.folder / "conf.d"
+    subprocess.run(["cp", "-r", str(source), str(folder)], check=True)
+    done = run(site, "exim", "show", "--kind", "debian", "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    text = [
+        f"DCconfig_internet = 1\nMAIN_RELAY_NETS = 127.0.0.1 : {site.ip}\nMAIN_RELAY_TO_DOMAINS =",
+        "MAIN_LOCAL_DOMAINS = @ : +splitmx_domains\nDC_minimaldns = 1\nMAIN_QUALIFY_DOMAIN = site.test",
+        "LOCAL_DELIVERY = store\nCHECK_RCPT_NO_FAIL_TOO_MANY_BAD_RCPT = 1",
+    ]
+    for part in ("main", "acl", "router", "transport", "rewrite"):
+        text += [path.read_text() for path in sorted((folder / part).iterdir())]
+    joined = "\n".join(text)
+    own = ("exim_path", "spool_directory", "primary_hostname", "local_interfaces", "keep_environment", "host_lookup",
+           "timeout_frozen_after", "untrusted_set_sender", "prdr_enable", "log_selector", "smtputf8_advertise_hosts",
+           "tls_advertise_hosts", "freeze_tell", "ignore_bounce_errors_after", "log_file_path")  # fmt: skip
+    joined = re.sub(rf"(?m)^\s*({'|'.join(own)}) *=?.*(\\\n.*)*$", "", joined)
+    store = f"store:\n  driver = smtp\n  protocol = lmtp\n  hosts = {site.store.host}\n  port = 24\n"
+    store += "  hosts_override\n  allow_localhost\n"
+    joined = joined.replace("begin transports\n", "begin transports\n" + store)
+    exim = EximInstance(joined, name="debian").start()
+    cleaned(exim.stop)
+    sent = send(
+        exim.ip, "o@outside.test", ["nobody@example.com", "bob@example.com", "zed@example.com", "x@foreign.example"]
+    )
+    assert list(sent.codes.values()) == [250, 250, 550, 550], sent.texts
+    assert sent.texts["x@foreign.example"] == "relay not permitted"
+    site.s.wait(sent.subject, "bob@example.com")
+    site.store.wait(sent.subject, "nobody@example.com")
