@@ -72,8 +72,8 @@ class Answerer:
         self._delimiters = settings.daemon.recipient_delimiter
         self._memo: dict[object, Outcome] = {}
         self._large: dict[tuple[str, str], Decision] = {}
-        self._plain = {
-            name: domain
+        self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
+            name: frozenset((*domain.local, *domain.remote))
             for name, domain in settings.domains.items()
             if domain.enabled == "yes" and not domain.alias_of and not self.router.timed(name)
         }
@@ -99,8 +99,9 @@ class Answerer:
     def address_map(self, name: str, address: Address, now: float) -> Outcome:
         """Answer a map whose key is a parsed address."""
         memo_key: object = None
-        if address.domain in self._plain:
-            memo_key = self._situation(name, address)
+        directories = self._plain.get(address.domain)
+        if directories is not None:
+            memo_key = self._situation(name, address, directories)
             if memo_key is not None:
                 known = self._memo.get(memo_key)
                 if known is not None:
@@ -122,7 +123,7 @@ class Answerer:
             self._remember(memo_key, name, address, outcome)
         return outcome
 
-    def _situation(self, name: str, address: Address) -> object:
+    def _situation(self, name: str, address: Address, directories: frozenset[str]) -> object:
         """What the answer depends on, or None when it depends on more (or nobody lists the address)."""
         rows = self.knowledge.rows(address.domain, address.local)
         extended = False
@@ -134,10 +135,10 @@ class Answerer:
             extended = True
         if len(rows) == 1:
             row = rows[0]
-            if row.targets or row.live:
+            if row.targets or row.live or row.directory not in directories:
                 return None
             return (name, address.domain, extended, row.directory, row.kind, row.active, row.location)
-        if not rows or any(row.targets or row.live for row in rows):
+        if not rows or any(row.targets or row.live or row.directory not in directories for row in rows):
             return None
         return (
             name,

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases that nobody wrote down: odd but legitimate settings, keys and clients."""
