@@ -6,8 +6,8 @@
  *
  * FRAMES holds requests, each behind its length (32 bits, the machine's order); they are sent in order, beginning at
  * the OFFSET-th, from the start again at the end. Without RATE each connection asks again as soon as it is answered.
- * With several connections the generator then never sleeps: waking it would be the greater part of a fast server's
- * work, and would cost a slow one more than a fast one, which keeps it busy. With one it sleeps, as an MTA does.
+ * With LOAD_SPINS in the environment the generator never sleeps: waking it would be the greater part of a fast
+ * server's work, and would cost a slow one more than a fast one, which keeps it busy.
  * With RATE, that many requests a second fall due evenly and latency counts from when a request fell due, so that a
  * server that stalls cannot hide it. One line of JSON is printed.
  */
@@ -152,7 +152,7 @@ int main(int argc, char **argv)
     }
     uint64_t start = now(), end = start + (uint64_t)(seconds * 1e9), due = start, t = start;
     uint64_t step = rate > 0 ? (uint64_t)(1e9 / rate) : 0;
-    int spins = !step && count > 1, spare = 0, live = count, timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    int spins = getenv("LOAD_SPINS") != NULL, spare = 0, live = count, timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct epoll_event tick = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
     epoll_ctl(epoll, EPOLL_CTL_ADD, timer, &tick);
     prctl(PR_SET_TIMERSLACK, 1);

@@ -144,10 +144,11 @@ class Bench:
         offset: int = 0,
         pid: int = 0,
         core: str = LOAD_CORE,
+        spins: bool = False,
     ) -> dict[str, float]:
         """Run the generator once. With `pid`, `cpu` is that process tree's CPU per answer in microseconds."""
         process = self.start_load(target, frames, connections, policy=policy, seconds=seconds, rate=rate,
-                                  offset=offset, core=core)  # fmt: skip
+                                  offset=offset, core=core, spins=spins)  # fmt: skip
         before = cpu_seconds(pid) if pid else 0.0
         out = finish(process)
         if pid:
@@ -165,13 +166,15 @@ class Bench:
         rate: float = 0,
         offset: int = 0,
         core: str = LOAD_CORE,
+        spins: bool = False,
     ) -> subprocess.Popen[str]:
         """The generator beside something else; read it with `finish`."""
         words = [
             str(self.work / "load"), str(target), "policy" if policy else "netstring", str(frames), str(connections),
             str(seconds or self.seconds), str(rate), str(offset),
         ]  # fmt: skip
-        return subprocess.Popen(pinned(core, words), stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "LOAD_SPINS": "1"} if spins else None
+        return subprocess.Popen(pinned(core, words), stdout=subprocess.PIPE, text=True, env=env)
 
     def floor(self, reply: str, *, policy: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
         """The constant server; end it with `stop`."""
@@ -198,11 +201,14 @@ class Bench:
         process, path = self.floor(reply, policy=policy)
         ours, floor = [], []
         try:
+            spins = connections > 1  # with one the generator sleeps, as an MTA does
             self.load(target, frames, connections, policy=policy, seconds=1, offset=span // 3)  # warm
             for number in range(self.rounds):
                 offset = number * span // max(1, self.rounds)
-                floor.append(self.load(path, frames, connections, policy=policy, pid=process.pid, offset=offset))
-                ours.append(self.load(target, frames, connections, policy=policy, pid=pid, offset=offset))
+                floor.append(
+                    self.load(path, frames, connections, policy=policy, pid=process.pid, offset=offset, spins=spins)
+                )
+                ours.append(self.load(target, frames, connections, policy=policy, pid=pid, offset=offset, spins=spins))
         finally:
             stop(process)
         return ours, floor
