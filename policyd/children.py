@@ -19,6 +19,8 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2)
 _QUIET = 10.0  # seconds that a child has to live for its predecessors' deaths to be forgotten
 _START = 10.0  # seconds until the first heartbeat
 
+_LOOK = 0.5  # seconds over which the CPU time of a silent process is watched
+
 try:
     _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl
 except (OSError, AttributeError):
@@ -35,10 +37,31 @@ class Child:
         self.beat = self.started
         self.ready = False
         self.killed = False
+        self._looked: tuple[float, float] | None = None  # CLOCK_MONOTONIC and CPU seconds, once it was silent
 
     def silent(self, now: float, patience: float) -> bool:
         """Whether it should have said something by now."""
         return now - self.beat > (patience if self.beat > self.started else max(patience, _START))
+
+    def hangs(self, now: float, patience: float) -> bool:
+        """Whether it is silent for a reason that a new process would not have.
+
+        One that is ready to run and gets no processor is given three times the patience: its successor would get
+        none either, and every connection would be lost.
+        """
+        if not self.silent(now, patience):
+            self._looked = None
+            return False
+        if self.silent(now, 3 * patience):
+            return True
+        runnable, used = _running(self.pid)
+        if not runnable:
+            return True
+        if self._looked is None:
+            self._looked = (now, used)
+            return False
+        since, before = self._looked
+        return now - since >= _LOOK and used - before > (now - since) / 2  # it has a processor, and only spins
 
     def kill(self) -> None:
         """SIGKILL: reaches a stopped process too."""
@@ -47,6 +70,16 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+
+def _running(pid: int) -> tuple[bool, float]:
+    """Whether a process is ready to run, and its CPU time in seconds (proc(5), stat); not, where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            fields = file.read().rpartition(b")")[2].split()
+        return fields[0] == b"R", (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return False, 0.0
 
 
 class Slot:

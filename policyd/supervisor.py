@@ -119,7 +119,7 @@ class Supervisor:
         if self.loader is not None:
             self._on_loaded()  # looks at the time limit too
         for slot in self.slots:
-            if slot.child is not None and not slot.child.killed and slot.child.silent(now, slot.patience):
+            if slot.child is not None and not slot.child.killed and slot.child.hangs(now, slot.patience):
                 log.say(log.WARNING, "process is silent and is killed", process=slot.name, pid=slot.child.pid,
                         seconds=f"{now - slot.child.beat:.1f}")  # fmt: skip
                 slot.child.kill()

@@ -64,7 +64,7 @@ def test_byte_by_byte_request_is_answered(site: Site) -> None:
     assert client.receive() == ("OK", LOCAL)
 
 
-@pytest.mark.parametrize("data", [b"x", b"99999999:", b"20000:", b"3:abcd", b"GET / HTTP/1.1\r\n\r\n", b"-1:,"])
+@pytest.mark.parametrize("data", [b"x", b"99999999:", b"200000:", b"3:abcd", b"GET / HTTP/1.1\r\n\r\n", b"-1:,"])
 def test_nonsense_closes_only_its_own_connection(site: Site, data: bytes) -> None:
     """Bytes that are no netstring end that connection without an answer."""
     other = site.client()

@@ -6,7 +6,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from policyd import link, log, notify, sockets
+from policyd.children import Child
 from policyd.keeper import changes
 from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
 from policyd.keeper.loops import Loops
@@ -26,6 +30,7 @@ from policyd.worker.counters import Counters
 from policyd.worker.knowledge import LiveKnowledge
 from policyd.worker.listen import allowed, networks
 from tests.checks.zone import Zone
+from tests.mta.waiting import wait_for
 from transport.config.settings import Daemon, Destination, Directory, Listener, Peer, Settings, SqlOptions
 from transport.record import Record
 
@@ -317,3 +322,24 @@ def test_spf_failure_is_an_spf_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dns.resolver.Resolver, "resolve", fail)
     with pytest.raises(SpfError):
         resolve_spf("spf.example.net")
+
+
+def test_stopped_and_spinning_children_hang() -> None:
+    """A silent child that is stopped, and one that only spins, hang; a fresh heartbeat ends the suspicion."""
+    ours, theirs = socket.socketpair()
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        child = Child(spinning.pid, Channel(ours))
+        child.started -= 20
+        child.beat = time.monotonic() - 4
+        wait_for(lambda: child.hangs(time.monotonic(), 3.0), 10)
+        child.beat = time.monotonic()
+        assert not child.hangs(time.monotonic(), 3.0)
+        child.beat = time.monotonic() - 4
+        spinning.send_signal(signal.SIGSTOP)
+        wait_for(lambda: child.hangs(time.monotonic(), 3.0), 5)
+    finally:
+        spinning.kill()
+        spinning.wait()
+        ours.close()
+        theirs.close()
