@@ -212,6 +212,46 @@ def test_trap_is_named(cleaned: Cleaned, name: str) -> None:
     assert has(site, text), site.check()
 
 
+def front(name: str, table: str) -> Change:
+    """Put a table of the site before ours."""
+
+    def change(site: Site) -> None:
+        value = site.mta.command("postconf", "-h", name).stdout.strip()
+        site.mta.set(**{name: f"{table}, {value}"})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (front("virtual_alias_maps", r"regexp:{{/@example\.com$$/ ann@example.com}}"), "takes all mail of example.com"),
+        (front("transport_maps", r"regexp:{{/@example\.com$$/ smtp:x}}"), "routes every address of example.com"),
+        (front("recipient_canonical_maps", "static:x@y.test"), "rewrites every address of example.com"),
+        (front("relay_recipient_maps", "inline:{@example.com=x}"), "addresses that nobody lists are accepted"),
+    ],
+)
+def test_own_patterns_before_ours(cleaned: Cleaned, change: Change, text: str) -> None:
+    """A table of the site that answers for every address is asked before ours: each is named."""
+    site = prepared(cleaned)
+    assert not has(site, text)
+
+    change(site)
+
+    assert has(site, text), site.check()
+
+
+def test_class_table_that_cannot_be_asked(cleaned: Cleaned) -> None:
+    """With a class table that does not answer nobody knows the class: a problem, never a new class."""
+    site = Site(cleaned)
+    site.mta.set(virtual_mailbox_domains="proxy:mysql:/nowhere/domains.cf")
+
+    done = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+
+    assert done.returncode == 1
+    assert "PROBLEM: virtual_mailbox_domains: proxy:mysql:/nowhere/domains.cf could not be asked" in done.stdout
+
+
 def test_virtual_map_in_main_cf(cleaned: Cleaned) -> None:
     """Where virtual(8) delivers, a live virtual_mailbox_maps in main.cf is an error: virtual(8) refuses it."""
     site = Site(cleaned, domain={"local_transport": '""'})

@@ -20,6 +20,7 @@ from transport.mta.postfix_policy import PERMITS, pairs
 
 STATIC_ONLY = ("relay_domains", "smtp_tls_policy_maps", "smtp_generic_maps", "lmtp_generic_maps")
 SUBMISSION = ("submission", "submissions", "smtps", "465", "587")
+_NOBODY = "splitmx-lists-nobody-of-this-name"
 ROUTES = "transport_maps", "virtual_alias_maps", "recipient_bcc_maps", *RECIPIENT_MAPS.values()
 
 
@@ -108,6 +109,30 @@ class _Traps:
                 )
             else:
                 yield note(f"{key} in {table} gets what no directory lists of {domain.name}")
+        yield from self._patterns()
+
+    def _patterns(self) -> Iterator[Finding]:
+        """Own tables that answer for every address, or for the whole domain where that decides who exists."""
+        nobody = {f"{_NOBODY}@{name}": d for d in self.domains for name in spellings(d.name)}
+        for parameter, what in (
+            ("virtual_alias_maps", "takes all mail of"),
+            ("transport_maps", "routes every address of"),
+            ("recipient_canonical_maps", "rewrites every address of"),
+            ("canonical_maps", "rewrites every address of"),
+        ):
+            for key, table in self._sites(parameter, list(nobody)).items():
+                domain = nobody[key]
+                hint = "Postfix asks it for the full address, before our maps: leave this domain out of it"
+                yield error(f"{parameter}: {table} {what} {domain.name}, listed or not", hint)
+        for domain in self.domains:
+            parameter = RECIPIENT_MAPS.get(self.plan.classes.get(domain.name, ""), "")
+            if parameter and domain.unknown in (Unknown.REJECT, Unknown.CATCHALL):
+                keys = [key for name in spellings(domain.name) for key in (f"{_NOBODY}@{name}", f"@{name}")]
+                for key, table in list(self._sites(parameter, keys).items())[:1]:
+                    yield warning(
+                        f"{parameter}: {table} knows {key}: addresses that nobody lists are accepted, then bounced",
+                        "leave this domain out of it: who exists is said by relay_recipients",
+                    )
 
     def classes(self) -> Iterator[Finding]:
         """One class each, and no subdomains by accident."""

@@ -101,6 +101,10 @@ class Postfix:
                 self._found[table, key] = found.get(key)
         return {key: value for key in keys if (value := self._found.get((table, key))) is not None}
 
+    def is_broken(self, table: str) -> bool:
+        """Whether a look-up in that table failed."""
+        return table in self._broken
+
     def _postmap(self, table: str, keys: Sequence[str]) -> dict[str, str]:
         plain = table.removeprefix("proxy:")
         command = ["postmap", "-c", str(self.directory), "-q", "-", plain]
@@ -110,7 +114,7 @@ class Postfix:
                 input="".join(f"{key}\n" for key in keys),
                 capture_output=True,
                 text=True,
-                timeout=SECONDS,
+                timeout=6 * SECONDS,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as fault:

@@ -13,7 +13,7 @@ from pathlib import Path
 from transport.config.settings import Destination, Domain, Settings
 from transport.maps.nexthop import copy_service, local_copy_route
 from transport.mta import postfix_extras, postfix_policy
-from transport.mta.postfix import Postfix, split_list
+from transport.mta.postfix import CLASSES, Postfix, split_list
 from transport.mta.postfix_guard import Guard
 from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, Master, Override, Plan, Setting
 
@@ -95,6 +95,7 @@ class Planner:
 
     def _classes(self) -> None:
         self.found = self.postfix.classes([d.name for d in self.domains], leave_out=self.marks)
+        self._unsure()
         for domain in self.domains:
             classes = self.found[domain.name]
             if len(classes) > 1:
@@ -114,6 +115,16 @@ class Planner:
                     "mail for people here would go to the domain's MX; set local_transport"
                 )
         self._envelopes()
+
+    def _unsure(self) -> None:
+        """A class table that cannot be asked may hold a domain: then it must not get another class from us."""
+        unsure = [name for name, classes in self.found.items() if not classes]
+        for parameter in CLASSES:
+            for table in split_list(self.postfix.full(parameter)):
+                if unsure and self.postfix.is_broken(table) and not self.is_ours(table):
+                    self.plan.problems.append(
+                        f"{parameter}: {table} could not be asked, so the address class of {unsure[0]} is not sure"
+                    )
 
     def _envelopes(self) -> None:
         names = [d.envelope for d in self.settings.destinations.values() if d.envelope]
