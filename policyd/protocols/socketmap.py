@@ -12,9 +12,9 @@ import re
 
 from policyd.protocols import ProtocolError
 
-MAX_REQUEST = 10_000 + 16
-"""Octets of a request's payload: `socketmap_max_query_size` (postconf(5), Postfix 3.12) is 10,000 for the
-key; a map name is 16 at most."""
+MAX_REQUEST = 100_000
+"""Octets of a request's payload, as many as of a reply. Postfix 3.12 asks for no key beyond 10,000 octets
+(`socketmap_max_query_size`), older ones have no limit: a hopeless key is better "not found" than a broken server."""
 
 MAX_REPLY = 100_000
 """Octets of a reply's payload: `socketmap_max_reply_size` (postconf(5)); before 3.10 the same, built in.

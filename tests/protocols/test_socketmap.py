@@ -50,7 +50,7 @@ def test_parse(frame: bytes, name: str, key: bytes) -> None:
         b"\0",
         b"1a",
         b"\xb2:xx,",
-        b"10017:",
+        b"100001:",
         b"99999999",
         b"00000001:x,",
         b"1:xy",
@@ -141,7 +141,7 @@ def test_request_round_trip(name: str, key: bytes, data: st.DataObject) -> None:
     assert frames(socketmap.next_frame, frame * 3, [c for c in cuts if c <= 3 * len(frame)]) == [frame] * 3
 
 
-@pytest.mark.parametrize(("name", "key"), [("", "x"), ("a b", "x"), ("ä", "x"), ("m", "x" * 10_016)])
+@pytest.mark.parametrize(("name", "key"), [("", "x"), ("a b", "x"), ("ä", "x"), ("m", "x" * 100_000)])
 def test_request_refuses(name: str, key: str) -> None:
     """A client cannot write a request that would be read as another one."""
     with pytest.raises(ValueError, match=r"map name|longer"):
