@@ -27,6 +27,18 @@ _EVERYONE = (
     "SELECT local, directory, kind, active, location, targets != 0 FROM recipient WHERE domain = ?"
     " ORDER BY local, directory"
 )
+_SITUATIONS = "SELECT DISTINCT directory, kind, active, location, targets != 0 FROM recipient WHERE domain = ?"
+_TWICE = "SELECT 1 FROM recipient WHERE domain = ? GROUP BY local HAVING count(*) > 1 LIMIT 1"
+_RANGE = "SELECT local FROM recipient WHERE domain = ? AND local > ? ORDER BY local LIMIT 1 OFFSET ?"
+_TOGETHER = (
+    "SELECT group_concat(local, char(10)) FROM recipient WHERE domain = ?1 AND local > ?2"
+    " AND local <= ?3 AND directory = ?4 AND kind = ?5 AND active = ?6 AND location IS ?7"
+    " AND (targets != 0) = ?8"
+)
+_END = "\U0010ffff" * 2  # behind every local part
+_FEW = 8
+"""Situations up to which the rows are gone through once for each."""
+
 _first = itemgetter(0)
 
 _Raw = tuple[str, int, int, int, str | None, int]
@@ -87,20 +99,48 @@ class Snapshot:
             number = connection.execute("SELECT id FROM domain WHERE name = ?", (domain,)).fetchone()
             if number is None:
                 return
-            cursor = connection.execute(_EVERYONE, number)
-            several = self._several(connection, number[0])
-            known: dict[_Key, Situation] = {}
-            rest: list[_Raw] = []
-            while chunk := cursor.fetchmany(CHUNK):
-                chunk = rest + chunk if rest else chunk
-                rest = []
-                if several and len(chunk) >= CHUNK:  # an address must not be cut in two
-                    last = chunk[-1][0]
-                    at = next((n for n in range(len(chunk) - 1, -1, -1) if chunk[n][0] != last), -1)
-                    chunk, rest = chunk[: at + 1], chunk[at + 1 :]
-                yield self._sorted_out(chunk, names, known, several)
-            if rest:
-                yield self._sorted_out(rest, names, known, several)
+            situations = connection.execute(_SITUATIONS, number).fetchall()
+            several = len({row[0] for row in situations}) > 1
+            if len(situations) <= _FEW and not (several and connection.execute(_TWICE, number).fetchone()):
+                yield from self._by_situation(connection, number[0], situations, names)
+            else:
+                yield from self._by_row(connection.execute(_EVERYONE, number), names, several)
+
+    @staticmethod
+    def _by_situation(
+        connection: sqlite3.Connection, domain: int, situations: Sequence[_Key], names: Mapping[int, str]
+    ) -> Iterator[dict[Situation, list[str]]]:
+        """Everybody has one row, and there are few situations: SQLite puts the local parts together, which is several
+        times as fast as taking row after row."""
+        after = ""
+        while True:
+            last = connection.execute(_RANGE, (domain, after, CHUNK - 1)).fetchone()
+            run: dict[Situation, list[str]] = {}
+            for key in situations:
+                found = connection.execute(_TOGETHER, (domain, after, last[0] if last else _END, *key)).fetchone()
+                situation = tuple(_rows((key,), names))
+                if found[0] is not None and situation:
+                    run[situation] = found[0].split("\n")
+            yield run
+            if last is None:
+                return
+            after = last[0]
+
+    def _by_row(
+        self, cursor: sqlite3.Cursor, names: Mapping[int, str], several: bool
+    ) -> Iterator[dict[Situation, list[str]]]:
+        known: dict[_Key, Situation] = {}
+        rest: list[_Raw] = []
+        while chunk := cursor.fetchmany(CHUNK):
+            chunk = rest + chunk if rest else chunk
+            rest = []
+            if several and len(chunk) >= CHUNK:  # an address must not be cut in two
+                last = chunk[-1][0]
+                at = next((n for n in range(len(chunk) - 1, -1, -1) if chunk[n][0] != last), -1)
+                chunk, rest = chunk[: at + 1], chunk[at + 1 :]
+            yield self._sorted_out(chunk, names, known, several)
+        if rest:
+            yield self._sorted_out(rest, names, known, several)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -114,16 +154,6 @@ class Snapshot:
         current = {state.name for state in self.reader.directories() if state.current}
         found = connection.execute("SELECT id, name FROM directory").fetchall()
         return {int(number): str(name) for number, name in found if name in current}
-
-    @staticmethod
-    def _several(connection: sqlite3.Connection, domain: int) -> bool:
-        """Whether more than one directory lists somebody of this domain, so that an address may have several rows."""
-        found = connection.execute(
-            "SELECT count(*) FROM directory d WHERE EXISTS"
-            " (SELECT 1 FROM recipient r WHERE r.domain = ? AND r.directory = d.id)",
-            (domain,),
-        ).fetchone()
-        return int(found[0]) > 1
 
     @staticmethod
     def _sorted_out(
