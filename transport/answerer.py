@@ -9,7 +9,7 @@ entries. The memo lives as long as the settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transport.address import Address, external, fold_domain, forms, parse
 from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
@@ -43,6 +43,7 @@ class Outcome:
     ask: look-ups to make before asking again: (directory, local, domain). ask_loop: a listed address whose first
     return from its peer has to be looked up (and noted) before asking again.
     keep: may be cached until settings or index change. observe: decided for a domain that is only observed.
+    shared: this very object is the answer of all addresses in one situation, as long as the settings hold.
     """
 
     status: str
@@ -54,6 +55,7 @@ class Outcome:
     ask_loop: tuple[str, str] | None = None
     keep: bool = True
     observe: bool = False
+    shared: bool = False
 
 
 _NOT_FOUND = Outcome(NOTFOUND)
@@ -71,7 +73,8 @@ class Answerer:
         self.peers = Peers(settings)
         self._delimiters = settings.daemon.recipient_delimiter
         self._memo: dict[object, Outcome] = {}
-        self._large: dict[tuple[str, str], Decision] = {}
+        self._large: dict[tuple[str, str, bool], Decision] = {}
+        self._observing = any(domain.enabled == "observe" for domain in settings.domains.values())
         self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
             name: frozenset((*domain.local, *domain.remote))
             for name, domain in settings.domains.items()
@@ -155,19 +158,22 @@ class Answerer:
             if name == "recipient_bcc" or outcome.value != external(address.local, address.domain):
                 return  # holds the local part in another form
             outcome = Outcome(OK, "", decision=decision)
-        elif not outcome.value:
+        elif outcome.value:
+            outcome = replace(outcome, shared=True)
+        else:
             return
         if len(self._memo) >= _MEMO_LIMIT:
             self._memo.clear()
         self._memo[memo_key] = outcome
 
-    def _decide(self, address: Address, now: float) -> Decision:
+    def _decide(self, address: Address, now: float, *, observing: bool = False) -> Decision:
         """The router's decision; large expansions are kept for the generation."""
-        at = (address.local, address.domain)
+        observing = observing and self._observing  # else both are one, and need only be found out once
+        at = (address.local, address.domain, observing)
         known = self._large.get(at)
         if known is not None:
             return known
-        decision = self.router.decide(self.knowledge, address, now)
+        decision = self.router.decide(self.knowledge, address, now, observing=observing)
         if len(decision.targets) > 50 and decision.keep and decision.until is None:
             if len(self._large) >= _EXPANSIONS_LIMIT:
                 self._large.clear()
@@ -253,7 +259,7 @@ class Answerer:
         if place.of not in (Of.SPLIT, Of.STRIP, Of.MATCH) or place.domain is None:
             return _DUNNO
         observe = place.domain.enabled == "observe"
-        decision = self.router.decide(self.knowledge, address, now, observing=True)
+        decision = self._decide(address, now, observing=True)
         if decision.verdict is Verdict.ASK:
             return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False, observe=observe)
         if decision.verdict is Verdict.PASS:
