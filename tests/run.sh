@@ -91,11 +91,13 @@ if [ "$(cat .venv/splitmx-installed 2>/dev/null || true)" != "$stamp" ] || ! .ve
 fi
 
 export SPLITMX_TEST_EXIM="${SPLITMX_TEST_EXIM:-$cache/exim}"
+# Most tests wait for servers, not for the processor: a few files at a time.
+jobs=${SPLITMX_TEST_JOBS:-3}
 failed=
 say "ruff check";  .venv/bin/ruff check . || failed="$failed ruff-check"
 say "ruff format"; .venv/bin/ruff format --check . || failed="$failed ruff-format"
 say "mypy";        .venv/bin/mypy || failed="$failed mypy"
-say "pytest";      .venv/bin/python -m pytest --durations=20 "$@" || failed="$failed pytest"
+say "pytest";      .venv/bin/python -m pytest -n "$jobs" --dist loadfile --durations=20 "$@" || failed="$failed pytest"
 if [ -n "$failed" ]; then
     say "failed:$failed"
     exit 1
