@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from transport.address import Address, external, parse
-from transport.config.settings import FileOptions, Settings
-from transport.decision import Verdict
+from transport.config.settings import Domain, FileOptions, Settings
+from transport.decision import Decision, Verdict
 from transport.directories.base import DirectoryError
 from transport.directories.cpanel import Tree
 from transport.index.reader import Reader
@@ -47,9 +47,14 @@ def pairs(settings: Settings, reader: Reader, now: float, report: BuildReport) -
                     text = external(local, domain.name)
                     if decision.verdict is Verdict.TEMP:
                         report.survey.leave_out(text, decision.reason)
-                    if decision.verdict is not Verdict.RELAY or decision.here:
+                    name = decision.destination
+                    if decision.verdict is Verdict.EXPAND:
+                        name = _forwarded(settings, snapshot, domain, address, decision)
+                    elif decision.verdict is not Verdict.RELAY or decision.here:
+                        name = ""
+                    if not name:
                         continue
-                    destination = settings.destinations[decision.destination]
+                    destination = settings.destinations[name]
                     if not destination.envelope:
                         report.survey.leave_out(
                             text,
@@ -59,6 +64,16 @@ def pairs(settings: Settings, reader: Reader, now: float, report: BuildReport) -
                         continue
                     report.survey.listed[domain.name] += 1
                     yield text, external(local, destination.envelope)
+
+
+def _forwarded(settings: Settings, snapshot: Snapshot, domain: Domain, address: Address, decision: Decision) -> str:
+    """The destination of somebody there whom a forwarder of ours already stands for; "" for any other alias."""
+    destination = settings.destinations.get(domain.destination)
+    if destination is None or not destination.envelope:
+        return ""
+    own = decision.targets == (external(address.local, destination.envelope),)
+    listed = any(row.directory in domain.remote for row in snapshot.rows(address.domain, address.local))
+    return destination.name if own and listed else ""
 
 
 def build_forwarders(
