@@ -326,7 +326,8 @@ class Syncing:
                 self._next_full = now + (self.every if report.good else self.directory.sync_every)
                 self._feed = bool(report.cookie)
             if report.full_needed or (what == "named" and not report.good):
-                self._next_full = min(self._next_full, now if report.good else now + self.directory.sync_every)
+                soon = self._not_before("full") if report.good else now + self.directory.sync_every
+                self._next_full = min(self._next_full, soon)
             if what != "named":
                 self._next_feed = now + self.directory.sync_every
             self.after(self, report)

@@ -207,7 +207,7 @@ def wait_steady(site: Site, name: str = "corp") -> int:
         calm = one["good_at"] and one["reading_for"] is None and (listening is None or listening["up"])
         return one["readings"]["full"] if calm and one["readings"]["full"] >= enough else 0
 
-    return wait_for(steady, 20, site.splitmx.tail)
+    return wait_for(steady, 60, site.splitmx.tail)
 
 
 def policy(site: Site, recipient: str) -> str:

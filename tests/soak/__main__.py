@@ -8,9 +8,11 @@ warm-up. Ends with a table.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 from tests.soak.load import Load, fill
 from tests.soak.sampling import HEAD, Process
@@ -27,8 +29,10 @@ def main() -> int:
     parser.add_argument("--changes", type=float, default=2, help="changes of people a second (default 2)")
     parser.add_argument("--reload", type=float, default=30, help="seconds between two reloads (default 30)")
     parser.add_argument("--fill", type=int, default=60_000, help="strangers of each domain asked first (default 60000)")
+    parser.add_argument("--nice", type=int, default=0, help="priority of everything, on a machine that is not idle")
     parser.add_argument("--workers", type=int, default=2, help="workers (default 2)")
     args = parser.parse_args()
+    os.nice(args.nice)
     site = SoakSite(args.workers)
     try:
         return soak(site, args)
@@ -39,6 +43,9 @@ def main() -> int:
 def soak(site: SoakSite, args: argparse.Namespace) -> int:
     """The run itself."""
     site.start()
+    if args.nice:
+        for pid in (os.getpid(), site.splitmx.process.pid, site.slapd.process.pid):  # type: ignore[union-attr]
+            Path(f"/proc/{pid}/autogroup").write_text(str(args.nice))  # sched(7): nice counts within a session
     begun = time.monotonic()
     processes = _processes(site)
     for process in processes:

@@ -127,6 +127,14 @@ def _unpack(cookie: bytes) -> Value | None:
     return found if isinstance(found, (datetime, int, float, str)) else None
 
 
+def _went_back(since: Any, largest: Any) -> bool:
+    """Whether the table's largest value is less than the one seen, or of another sort, or there is none."""
+    try:
+        return largest is None or bool(largest < since)
+    except TypeError:
+        return True
+
+
 def first_cookie(connection: Connection, options: SqlOptions, skipped: Skipped) -> bytes:
     """The watermark before a listing; rows that it will never cover are noted."""
     largest, future = _largest(connection, options)
@@ -150,6 +158,11 @@ def changes_since(
     largest, _ = _largest(connection, options)
     if since is None:
         return Changes(full_needed=True, why="no watermark yet", cookie=_pack(largest))
+    if _went_back(since, largest):
+        return Changes(
+            full_needed=True,
+            why=f"the largest value of {options.changed} went back: rows were removed, or the table is another one",
+        )
     column = _column(options)
     clause = text(f"SELECT * {_from(options)} WHERE {column} >= :since")
     upserts: list[tuple[bytes | None, tuple[Record]]] = []
