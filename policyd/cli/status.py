@@ -120,7 +120,9 @@ def _attention(found: dict[str, Any]) -> Iterator[str]:
         yield f"static maps: {static['error']}"
     for line in static["held"]:
         yield f"static maps held back: {line} (splitmx build --accept)"
-    if static["postfix_reload_wanted"]:
+    if static["waiting"]:
+        yield f"not in relay_domains yet: {', '.join(static['waiting'])}: run postfix reload, then splitmx build"
+    elif static["postfix_reload_wanted"]:
         yield "the list of domains changed: run postfix reload"
     if found["observed"]["dropped"]:
         yield f"{found['observed']['dropped']} observed decisions were not written down"

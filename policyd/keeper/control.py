@@ -182,6 +182,10 @@ class Control:
         accept = None if message.get("accept") is None else _names(message["accept"])
         chosen = self.keeper.directories_of([*names, *(accept or [])])
         reports = await self._sync(chosen, writer, bool(message.get("dry_run")), accept)
+        if accept is not None and not message.get("dry_run"):
+            # what was released in the index need not be released a second time for the files
+            self.keeper.static.accepted = True
+            self.keeper.static.changed()
         good = all(report.good for report in reports)
         return {"reports": [_report(one) for one in reports], "good": good}
 

@@ -29,6 +29,8 @@ class Static:
         self.spf: Mapping[str, tuple[str, ...]] = {}
         self.error = ""
         self.held: tuple[str, ...] = ()
+        self.accepted = False  # a human has just released a loss in the index: the next build takes it too
+        self.waiting: tuple[str, ...] = ()  # domains that enter relay_domains after `postfix reload` and another build
         self.built_at: float | None = None
         self.seconds = 0.0
         self.builds = 0
@@ -80,17 +82,19 @@ class Static:
         reader.renew()
         began = time.monotonic()
         static, reports = settings.static, []
+        accept, self.accepted = self.accepted, False
         try:
             if "postfix" in static.for_:
                 reports.append(
-                    build(settings, reader, static.directory, static.types, spf=spf, reload=self._reload_postfix)
-                )
+                    build(settings, reader, static.directory, static.types, accept=accept, spf=spf,
+                          reload=self._reload_postfix)
+                )  # fmt: skip
             if "exim" in static.for_:
                 from transport.maps.exim import build_exim
 
-                reports.append(build_exim(settings, reader, static.directory))
+                reports.append(build_exim(settings, reader, static.directory, accept=accept))
         except BuildError as error:
-            self.error = str(error)
+            self.error, self.accepted = str(error), accept
             log.limited(log.WARNING, f"static {error}", "static maps are not built, the old ones stay", error=error,
                         hint=getattr(error, "hint", ""))  # fmt: skip
             return
@@ -98,8 +102,12 @@ class Static:
             reader.close()
         self.error = ""
         self.held = tuple(dict.fromkeys(reason for report in reports for reason in report.held))
+        self.waiting = tuple(name for report in reports for name in report.waiting)
         self.built_at, self.seconds = time.time(), time.monotonic() - began
         self.builds += 1
+        if self.waiting:
+            log.limited(log.WARNING, "static waiting", "not in relay_domains yet: postfix reload, then splitmx build",
+                        domains=" ".join(self.waiting)[:300])  # fmt: skip
         if self.held:
             log.limited(log.WARNING, "static held", "static maps would shrink, held back: splitmx build --accept",
                         why="; ".join(self.held)[:300])  # fmt: skip

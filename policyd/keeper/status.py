@@ -81,6 +81,7 @@ def status(keeper: Keeper) -> dict[str, Any]:
             "built_at": keeper.static.built_at,
             "seconds": keeper.static.seconds,
             "held": list(keeper.static.held),
+            "waiting": list(keeper.static.waiting),
             "error": keeper.static.error,
             "postfix_reload_wanted": keeper.static.reload_wanted,
         },
