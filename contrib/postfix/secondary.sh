@@ -25,6 +25,11 @@ dbpath = /var/lib/splitmx/maps/domains.sqlite
 query = SELECT 'splitmx_outsider' FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name) LIMIT 1
 END
 
+# routes of probes
+cat > /etc/postfix/splitmx-probes.regexp <<'END'
+/^relay:\[example\-com\.mail\.protection\.outlook\.com\]$/ probe-relay:[example-com.mail.protection.outlook.com]
+END
+
 # the split domains, exactly: no subdomain becomes ours by accident
 postconf -e 'relay_domains = regexp:/var/lib/splitmx/maps/relay_domains'
 
@@ -73,8 +78,14 @@ postconf -e 'unverified_recipient_reject_code = 550'
 # names of inner hosts stay inside
 postconf -e 'unverified_recipient_reject_reason = Address unknown'
 
+# probes go by their own services
+postconf -e 'address_verify_transport_maps = pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:transport, regexp:/etc/postfix/splitmx-probes.regexp}, $transport_maps'
+
 # the other side is no flood
 postconf -e 'smtpd_client_event_limit_exceptions = ${smtpd_client_connection_limit_exceptions:$mynetworks}, cidr:/var/lib/splitmx/maps/peers_access'
+
+# probes keep no mail waiting
+postconf -Me 'probe-relay/unix=probe-relay unix - - y - - smtp -o syslog_name=postfix/probe-relay'
 
 # smtpd keeps a temporary failure of transport_maps for its life: keep that short
 postconf -P smtp/inet/max_use=20

@@ -97,7 +97,7 @@ def _tables(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Findin
     seen: set[str] = set()
     for setting in plan.settings:
         for entry in setting.ours:
-            kind, _, name = entry.rpartition(" ")[2].partition(":")
+            kind, _, name = entry.rpartition(" ")[2].rstrip("}").partition(":")
             if kind in SUFFIX and name not in seen:
                 seen.add(name)
                 if not postfix.has(kind):

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from transport.config.settings import Unknown
-from transport.maps.nexthop import host_hop
+from transport.maps.nexthop import host_hop, next_hop
 from transport.mta.postfix_parts import RELAY, Master, Override
 
 if TYPE_CHECKING:
@@ -95,17 +97,46 @@ def limits(planner: Planner) -> None:
 
 def verify(planner: Planner) -> None:
     """Address verification without its traps (ADDRESS_VERIFICATION_README)."""
-    probing = any(
-        d.unknown is Unknown.VERIFY or (d.role == "secondary" and d.outsiders is Unknown.VERIFY)
+    probed = [
+        d
         for d in planner.domains
-    )
-    if not probing or not planner.live:
+        if d.unknown is Unknown.VERIFY or (d.role == "secondary" and d.outsiders is Unknown.VERIFY)
+    ]
+    if not probed or not planner.live:
         return
     why = "a mailbox that is new at the other side is tried again soon"
     planner.set("address_verify_negative_refresh_time", "10m", why)
     planner.set("address_verify_negative_expire_time", "1h", why)
     planner.set("unverified_recipient_reject_code", "550", "a sure no is a no")
     planner.set("unverified_recipient_reject_reason", "Address unknown", "names of inner hosts stay inside")
+    if planner.guard.sqlite:
+        probes(planner, {d.destination for d in probed if d.destination})
+
+
+def probes(planner: Planner, names: Iterable[str]) -> None:
+    """Probes apart from mail: services of their own, so that no queue, delay or limit of the one holds up the other.
+
+    The route is that of `transport`, under the probing service's name; whatever else that says goes on as before.
+    """
+    parameter = "address_verify_transport_maps"
+    services: dict[str, list[str]] = {}
+    for name in sorted(names):
+        destination = planner.settings.destinations[name]
+        services.setdefault(destination.service, []).append(next_hop(destination))
+    lines = []
+    for service, hops in services.items():
+        lines += [f"/^{re.escape(f'{service}:{hop}')}$/ probe-{service}:{hop}\n" for hop in dict.fromkeys(hops)]
+        carrier = planner.postfix.service(service) or planner.postfix.service("relay")
+        root = "y" if carrier is not None and carrier.chroot else "n"
+        entry = f"probe-{service} unix - - {root} - - smtp -o syslog_name=postfix/probe-{service}"
+        for key, value in (carrier.overrides if carrier is not None else {}).items():
+            if key != "syslog_name" and value.split() == [value]:
+                entry += f" -o {key}={value}"
+        planner.plan.masters.append(Master(f"probe-{service}/unix", entry, "probes keep no mail waiting"))
+    entry = planner.guard.live_through("transport", "probes.regexp", "".join(lines), "routes of probes")
+    own = planner.own(parameter if parameter in planner.postfix.own else "transport_maps")
+    own = [word for word in own if word != "$transport_maps"]
+    planner.add(parameter, [entry, "$transport_maps"], "probes go by their own services", own)
 
 
 def peers(planner: Planner) -> None:

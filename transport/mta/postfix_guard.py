@@ -90,6 +90,11 @@ class Guard:
         pattern = f"/^(.+@({self._ours(domain_rows(self.settings))}))$/ $1\n"
         return [f"pipemap:{{regexp:{self._file('domains.regexp', pattern, 'the key back, if it is ours')}, {socket}}}"]
 
+    def live_through(self, name: str, file: str, patterns: str, why: str) -> str:
+        """The guarded live map whose answers then pass a regexp table; what matches nothing there is not found."""
+        inner = f"{self._sqlite('domains', _GUARD)}, {self.socket}:{name}, regexp:{self._file(file, patterns, why)}"
+        return f"pipemap:{{{inner}}}"
+
     def problems(self, own_routes: Sequence[str]) -> list[str]:
         """Why no guard can be made here. own_routes: the site's own transport_maps."""
         if not self.postfix.has("socketmap"):
