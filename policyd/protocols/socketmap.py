@@ -66,7 +66,7 @@ def parse(frame: bytes) -> tuple[str, bytes]:
     Split at the first blank: keys may hold blanks (`"john doe"@example.com`).
     """
     name, _, key = frame[frame.find(b":") + 1 : -1].partition(b" ")
-    return name.decode("ascii", "replace"), key
+    return str(name, "ascii", "replace"), key
 
 
 def reply(status: str, value: str = "") -> bytes:

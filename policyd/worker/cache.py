@@ -16,13 +16,18 @@ Entry = tuple[bytes, list[int]]
 
 
 class Cache:
-    """One kind of listener's answers. `new` may be read directly on the hot path."""
+    """One kind of listener's answers. `new` may be read directly on the hot path.
 
-    __slots__ = ("new", "old")
+    shared: entries of the outcomes that many addresses share, by the outcome's identity, which the reference beside
+    the entry keeps from being given to another object.
+    """
+
+    __slots__ = ("new", "old", "shared")
 
     def __init__(self) -> None:
         self.new: dict[Any, Entry] = {}
         self.old: dict[Any, Entry] = {}
+        self.shared: dict[int, tuple[Entry, object]] = {}
 
     def get(self, key: Any) -> Entry | None:
         """The entry; one found among the old ones becomes a new one again."""
@@ -44,6 +49,7 @@ class Cache:
         """Forget everything: the generation or the settings changed."""
         self.new = {}
         self.old = {}
+        self.shared = {}
 
     def __len__(self) -> int:
         return len(self.new) + len(self.old)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from policyd import log
@@ -34,6 +35,8 @@ class Connection(asyncio.Protocol):
     """What all protocols share. Subclasses say how a frame is found, answered and refused."""
 
     kind: ClassVar[str]
+    next_frame: Callable[[bytes | bytearray, int], int | None]
+    """(buffer, offset) -> end of the frame there, None when it is not all there. Raises ProtocolError."""
 
     def __init__(self, worker: Worker, map_name: str = "") -> None:
         self.worker = worker
@@ -112,10 +115,6 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     # --- frames -----------------------------------------------------------------------------------------------
-
-    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
-        """End of the frame at `pos`, None when it is not all there. Raises ProtocolError."""
-        raise NotImplementedError
 
     def answer(self, frame: bytes) -> bytes | None:
         """The reply, or None when it comes later. Raises ProtocolError."""
@@ -259,6 +258,13 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, request: Any, key: Any, outcome: Outcome, started: float) -> bytes:
         worker = self.worker
+        if outcome.shared and key is not None:
+            known = self.cache.shared.get(id(outcome))
+            if known is not None:  # as good as cached, and counted so
+                entry = known[0]
+                entry[1][0] += 1
+                self.cache.put(key, entry)
+                return entry[0]
         reply = self.render(request, outcome)
         decision = outcome.decision
         verdict = counted_as(outcome)
@@ -274,6 +280,8 @@ class Connection(asyncio.Protocol):
                     verdict=verdict, reason=decision.reason if decision is not None else "")  # fmt: skip
         elif key is not None and outcome.keep and (decision is None or decision.until is None):
             self.cache.put(key, (reply, cell))
+            if outcome.shared:
+                self.cache.shared[id(outcome)] = ((reply, cell), outcome)
         worker.counters.took(time.monotonic() - started)
         return reply
 

@@ -19,6 +19,7 @@ class Socketmap(Connection):
     """socketmap_table(5)."""
 
     kind = "socketmap"
+    next_frame = staticmethod(socketmap.next_frame)
 
     def data_received(self, data: bytes) -> None:
         """The hot path: a whole known frame, and nothing else waiting, is answered here and now."""
@@ -30,10 +31,7 @@ class Socketmap(Connection):
                 if self.worker.stopping:
                     self.transport.close()
                 return
-        super().data_received(data)
-
-    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
-        return socketmap.next_frame(buf, pos)
+        Connection.data_received(self, data)  # super() would cost as much as a look into the cache
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)
@@ -67,9 +65,7 @@ class TcpTable(Connection):
     """tcp_table(5): a listener serves one map."""
 
     kind = "tcp_table"
-
-    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
-        return tcp_table.next_frame(buf, pos)
+    next_frame = staticmethod(tcp_table.next_frame)
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)
@@ -95,10 +91,8 @@ class Policy(Connection):
     """SMTPD_POLICY_README."""
 
     kind = "policy"
+    next_frame = staticmethod(policy.next_frame)
     layout: policy.Layout | None = None
-
-    def next_frame(self, buf: bytes | bytearray, pos: int) -> int | None:
-        return policy.next_frame(buf, pos)
 
     def answer(self, frame: bytes) -> bytes | None:
         key = self.layout.key(frame) if self.layout is not None else None
