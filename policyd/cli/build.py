@@ -118,9 +118,8 @@ def _one(
     alone: bool | None,
     progress: Progress | None,
 ) -> tuple[int, list[str], dict[str, Any]]:
-    from transport.maps.build import BuildRefusedError
     from transport.maps.build import build as build_maps
-    from transport.maps.write import BuildError
+    from transport.maps.write import BuildError, BuildRefusedError
 
     try:
         if target == "exim":

@@ -11,6 +11,7 @@ import click
 
 from policyd.cli import EXIT_GOOD, EXIT_LATER
 from policyd.cli.common import Stop, config_option, examples, json_option, note, print_json, visible
+from policyd.cli.query import MAPS
 
 
 @click.command(
@@ -47,8 +48,11 @@ def explain(
 
     Exit codes: 0 decided, 75 the decision is TEMP.
     """
+    if not address.strip():
+        raise Stop("the address is empty")
     attributes = _attributes(client, sender, listener, outsider)
     report = _report(config, address, attributes, _time(at))
+    report.setdefault("maps", {name: {"status": "NOTFOUND", "value": ""} for name in MAPS[:5]})
     if as_json:
         print_json(report)
     else:

@@ -85,7 +85,7 @@ class Site:
             found = request(f"{self.folder}/control.sock", {"do": "status"})["status"]["directories"]
         except ControlError:
             return False
-        return all(one["loaded"] for one in found.values())
+        return all(one["loaded"] and one["age"] is not None for one in found.values())
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_explain_says_why(running: Site) -> None:
     """Decision, reason, rule, the directory and its age, every map, the policy action."""
     text = running.run("explain", "u1+x@example.com").stdout
     for part in ("LOCAL", "listed in directory here", "read ", "lmtp:unix:private/lmtp", "u1+x@example.com", "DUNNO"):
-        assert part in text
+        assert part in text, text
     report = json.loads(running.run("explain", "--json", "far@example.com").stdout)
     assert report["decision"] == "RELAY"
     assert report["reason"]
@@ -55,6 +55,17 @@ def test_explain_says_why(running: Site) -> None:
     temp = running.run("explain", "--json", "lost@example.com")
     assert temp.returncode == 75
     assert json.loads(temp.stdout)["decision"] == "TEMP"
+
+
+def test_explain_has_one_shape_for_everything(running: Site) -> None:
+    """decision, reason and maps are there for foreign addresses and for nonsense too."""
+    for text in ("x@elsewhere.test", "nonsense", "a\nb@example.com", '""@example.com', "x" * 3000 + "@example.com"):
+        done = running.run("explain", "--json", text)
+        assert done.returncode == 0, (text, done.stderr)
+        report = json.loads(done.stdout)
+        assert report["decision"] == "PASS"
+        assert report["reason"]
+        assert {answer["status"] for answer in report["maps"].values()} == {"NOTFOUND"}
 
 
 def test_explain_at_another_time(running: Site) -> None:

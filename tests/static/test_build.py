@@ -345,6 +345,14 @@ def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
     assert not [path for path in setup.maps.iterdir() if ".in" in path.name]
 
 
+@pytest.mark.parametrize("words", [("--type=bogus",), ("--type=hash", "--type=btree")])
+def test_types_that_cannot_be_built_are_usage(setup: Setup, words: tuple[str, ...]) -> None:
+    """An unknown type, and two that would write one file: 2, and nothing is written."""
+    done = setup.build(*words, check=False)
+    assert done.returncode == 2
+    assert not setup.maps.exists()
+
+
 def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
     """A main.cf that Postfix refuses: the message is Postfix's own."""
     setup.build()

@@ -23,7 +23,7 @@ from transport.index.reader import Reader
 from transport.maps import guard, postmap, shrink, static_only
 from transport.maps.population import MAPS, Population, Survey
 from transport.maps.snapshot import Snapshot
-from transport.maps.write import BuildError, Text
+from transport.maps.write import BuildError, BuildRefusedError, Text
 
 HEADER = "# written by splitmx; changes made here are lost at the next build\n"
 
@@ -44,10 +44,6 @@ _SHOWN = 20  # lines of differences that --check prints a map
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, how much there is)."""
-
-
-class BuildRefusedError(BuildError):
-    """The configuration cannot be served by these files."""
 
 
 @dataclass(slots=True)

@@ -24,11 +24,11 @@ from transport.config.settings import Domain, Settings, Unknown
 from transport.decision import Verdict
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink
-from transport.maps.build import BuildRefusedError, BuildReport, MapReport
+from transport.maps.build import BuildReport, MapReport
 from transport.maps.guard import spellings
 from transport.maps.population import STAND_IN, Survey
 from transport.maps.snapshot import Situation, Snapshot
-from transport.maps.write import BuildError, Text
+from transport.maps.write import BuildError, BuildRefusedError, Text
 from transport.names import CHUNK_SUFFIX
 from transport.record import Kind, Row
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transport.maps.write import BuildError
+from transport.maps.write import BuildError, BuildRefusedError
 
 ENDINGS = {"hash": ".db", "btree": ".db", "cdb": ".cdb", "lmdb": ".lmdb", "texthash": ""}
 """What `postmap TYPE:file` puts behind the file's name."""
@@ -39,14 +39,14 @@ def default_types() -> tuple[str, ...]:
 
 
 def check_types(types: Sequence[str]) -> None:
-    """Refuse types that we cannot replace safely, and two that share a file. Raises BuildError."""
+    """Refuse types that we cannot replace safely, and two that share a file. Raises BuildRefusedError."""
     for name in types:
         if name not in ENDINGS:
-            raise BuildError(f"cannot build maps of type {name}", f"choose one of {', '.join(sorted(ENDINGS))}")
+            raise BuildRefusedError(f"cannot build maps of type {name}", f"choose one of {', '.join(sorted(ENDINGS))}")
     if "hash" in types and "btree" in types:
-        raise BuildError("hash and btree both write a .db file", "choose one of them")
+        raise BuildRefusedError("hash and btree both write a .db file", "choose one of them")
     if any(ENDINGS[name] for name in types) and shutil.which("postmap") is None:
-        raise BuildError("postmap is not installed", "install Postfix, or build with --type texthash")
+        raise BuildRefusedError("postmap is not installed", "install Postfix, or build with --type texthash")
 
 
 def index_path(path: Path, kind: str) -> Path:

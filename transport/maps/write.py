@@ -26,6 +26,10 @@ class BuildError(Exception):
         self.hint = hint
 
 
+class BuildRefusedError(BuildError):
+    """What was asked for cannot be built at all: the configuration, or an option, has to change."""
+
+
 class Text:
     """The new text of one map, beside the present one as `NAME.in`; lines may come in any order.
 
