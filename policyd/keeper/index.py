@@ -51,7 +51,6 @@ class IndexCare:
         if writer.said:
             log.say(log.WARNING, "index", said=writer.said)
         self.writer = writer
-        self._private()
         await self.note(settings)
         self.opened()
 
@@ -65,7 +64,6 @@ class IndexCare:
             self.fault(fault)
             return
         log.say(log.ERROR, "index was broken", said=self.writer.said)
-        self._private()
         await self.note(settings)
         self.rebuilt()
 
@@ -116,11 +114,3 @@ class IndexCare:
             writer.checkpoint()
             self.error = ""
         return reason
-
-    def _private(self) -> None:
-        """It holds people's addresses: ours alone, though the state directory lets Postfix through to the maps."""
-        try:
-            assert self.writer is not None
-            self.writer.path.chmod(0o600)
-        except OSError:
-            pass  # not our file system's way; the state directory cannot be listed at least

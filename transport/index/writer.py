@@ -112,6 +112,7 @@ class Writer:
         elif reason is None:
             self._remove_logs()
             self.said = f"{self.path} is new: nothing is loaded yet"
+        self._make_private()
         try:
             self._connection = self.connect()
             if reason != "":
@@ -119,6 +120,14 @@ class Writer:
             self._remember()
         except sqlite3.Error as error:
             raise fault_of(error, self.path) from error
+
+    def _make_private(self) -> None:
+        """People's addresses are nobody else's, in the log as in the file: SQLite gives the log the file's mode."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for end in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):  # not there, or not our file system's way
+                self.path.with_name(schema.FILE + end).chmod(0o600)
 
     def _fault_of_file(self) -> str | None:
         """Why the file cannot be used; "" when it can; None when there is none."""
@@ -250,6 +259,7 @@ class Writer:
             if self.path.exists():
                 self._set_aside()
             self._remove_logs()
+            self._make_private()
             try:
                 self._connection = self.connect()
                 self._create(self._connection)
