@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
         writer: Writer | None = None
         try:
             if not state.exists():
-                state.mkdir(mode=0o711, parents=True)
+                _make(state)
             writer = Writer(state)
         except IndexBusy:
             if accept:
@@ -101,6 +102,16 @@ def held_lines(report: SyncReport) -> Iterator[str]:
     for change in report.held_changes:
         where = change.domain or "the whole directory"
         yield f"directory {report.directory}: {where}: {change.count} {change.what}: {change.why}"
+
+
+def _make(state: Path) -> None:
+    """The state directory, before the first daemon. Raises OSError."""
+    state.mkdir(mode=0o711, parents=True)
+    if os.geteuid() == 0:
+        try:
+            shutil.chown(state, "splitmx", "splitmx")
+        except LookupError:
+            pass  # there is no such user: whoever runs the daemon is told what to do
 
 
 def _give_back(state: Path) -> None:

@@ -378,6 +378,18 @@ def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
     assert setup.stamps() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write into another user's folder")
+def test_what_root_writes_belongs_to_the_folders_owner(setup: Setup) -> None:
+    """An administrator's `splitmx build` must not lock the daemon out of its own files."""
+    setup.maps.mkdir()
+    os.chown(setup.maps, 65534, 65534)
+    setup.build("--type=hash", "--type=lmdb")
+    assert {path.stat().st_uid for path in setup.maps.iterdir()} == {65534}
+    below = setup.maps / "new"
+    setup.build("--output", str(below))
+    assert below.stat().st_uid == 65534
+
+
 def test_two_builds_do_not_mix(setup: Setup) -> None:
     """While one writes, another one ends with 75."""
     setup.build()

@@ -23,7 +23,7 @@ from transport.index.reader import Reader
 from transport.maps import guard, postmap, shrink, static_only
 from transport.maps.population import MAPS, Population, Survey
 from transport.maps.snapshot import Snapshot
-from transport.maps.write import BuildError, BuildRefusedError, Text
+from transport.maps.write import BuildError, BuildRefusedError, Text, give_to_owner
 
 HEADER = "# written by splitmx; changes made here are lost at the next build\n"
 
@@ -161,7 +161,9 @@ def build(
             with tempfile.TemporaryDirectory(prefix="splitmx-build-") as aside:
                 run.go(Path(aside), time.time() if now is None else now, spf or {}, None, progress)
         else:
-            output.mkdir(parents=True, exist_ok=True)
+            if not output.exists():
+                output.mkdir(parents=True)
+                give_to_owner(output)
             with _alone_in(output):
                 run.go(output, time.time() if now is None else now, spf or {}, reload, progress)
     except sqlite3.Error as fault:
@@ -193,12 +195,14 @@ def _unread(settings: Settings, reader: Reader, *, alone: bool) -> list[str]:
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
     """Only one build at a time writes into a folder."""
-    handle = os.open(output / ".splitmx-build.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = output / ".splitmx-build.lock"
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BuildError(f"another build is writing into {output}", "try again when it has ended") from None
+        give_to_owner(lock)
         yield
     finally:
         os.close(handle)

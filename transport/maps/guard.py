@@ -20,6 +20,7 @@ from pathlib import Path
 
 from transport.address import fold_domain
 from transport.config.settings import Domain, Settings
+from transport.maps.write import give_to_owner
 from transport.names import SHADOW_SUFFIX
 
 NAME = "domains.sqlite"
@@ -115,6 +116,7 @@ def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
             new.commit()
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         aside.chmod(mode)
+        give_to_owner(aside)
         os.replace(aside, path)  # noqa: PTH105  the one call that is atomic by name
     finally:
         aside.unlink(missing_ok=True)

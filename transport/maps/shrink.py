@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transport.config.settings import Directory, Domain, Settings
+from transport.maps.write import give_to_owner
 
 NOTES = ".splitmx-build.json"
 """What the last build wrote, beside the maps: recipients by domain."""
@@ -42,6 +43,7 @@ def note(output: Path, listed: Mapping[str, int]) -> None:
     path = output / NOTES
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps({"listed": dict(sorted(listed.items()))}, indent=0) + "\n")
+    give_to_owner(new)
     new.replace(path)
 
 

@@ -30,6 +30,17 @@ class BuildRefusedError(BuildError):
     """What was asked for cannot be built at all: the configuration, or an option, has to change."""
 
 
+def give_to_owner(path: Path) -> None:
+    """As root: what is written into another user's folder belongs to that user, who has to replace it later.
+
+    postmap(1) takes over the identity of a text's owner, too. Raises OSError.
+    """
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        if folder.st_uid != 0:
+            os.chown(path, folder.st_uid, folder.st_gid)
+
+
 class Text:
     """The new text of one map, beside the present one as `NAME.in`; lines may come in any order.
 
@@ -80,6 +91,7 @@ class Text:
             _, said = sort.communicate()
             if sort.returncode:
                 raise BuildError(f"sort: {said.decode(errors='replace').strip()}", "is the disk full?")
+        give_to_owner(self.new)
         self.new.chmod(self.path.stat().st_mode & 0o777 if self.path.exists() else MODE)
 
     def changed(self) -> bool:
