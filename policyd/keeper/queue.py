@@ -89,6 +89,7 @@ class LiveQueue:
         self.batches: dict[_Batch, None] = {}
         self.results: dict[Address, Live] = {}
         self.old_results: dict[Address, Live] = {}
+        self._turned = time.monotonic()
         self.closed = False
         self.asked = self.queries = self.found = self.missed = self.errors = 0
         self.seconds = 0.0
@@ -146,7 +147,11 @@ class LiveQueue:
         self.crew.close()
 
     def look_after(self) -> bool:
-        """Each second: give up hanging threads. False: all four are lost."""
+        """Each second: forget what is too old, give up hanging threads. False: all four are lost."""
+        now = time.monotonic()
+        if now - self._turned > max(1.0, self.directory.fresh_for):  # so long a result counts
+            self._turned = now
+            self.old_results, self.results = self.results, {}
         return self.crew.look_after()
 
     # --- batches ----------------------------------------------------------------------------------------------
