@@ -64,6 +64,7 @@ PASS = Judgement()
 class Proof(Enum):
     """How a connection shows that it is a destination's."""
 
+    UNKNOWN = -1  # an `spf:` name of its peers was never resolved
     NOTHING = 0
     ADDRESS = 1  # may be shared by every tenant of a cloud
     OWN = 2  # a listener or a certificate that nobody else has
@@ -123,10 +124,14 @@ class Peers:
             address = address.ipv4_mapped
         if any(address in network for network in self._networks[name]):
             return Proof.ADDRESS
+        unknown = Proof.NOTHING
         for spf in self._spf[name]:
-            if any(address in ip_network(text, strict=False) for text in knowledge.spf_networks(spf)):
+            networks = knowledge.spf_networks(spf)
+            if any(address in ip_network(text, strict=False) for text in networks):
                 return Proof.ADDRESS
-        return Proof.NOTHING
+            if not networks:
+                unknown = Proof.UNKNOWN
+        return unknown
 
 
 def judge(
@@ -185,7 +190,7 @@ def _loop(
     if not name or not peers.any(name):
         return None
     proof = peers.proof(name, client, knowledge)
-    if proof is Proof.NOTHING or not _counts(domain, settings.destinations[name], proof):
+    if proof in (Proof.NOTHING, Proof.UNKNOWN) or not _counts(domain, settings.destinations[name], proof):
         return None
     if not (decision.verdict is Verdict.RELAY and decision.listed):
         return Judgement(
@@ -211,8 +216,12 @@ def _outsider(
 ) -> Judgement | None:
     """Role secondary, a client that is neither ours nor authenticated."""
     names: Sequence[str] = [name for name in (domain.destination, decision.destination) if name]
-    if any(peers.proof(name, client, knowledge) is not Proof.NOTHING for name in names):
+    proofs = {peers.proof(name, client, knowledge) for name in names}
+    if proofs & {Proof.ADDRESS, Proof.OWN}:
         return None
+    if Proof.UNKNOWN in proofs and (domain.peer_only or decision.verdict is Verdict.RELAY or decision.catchall):
+        text = "The primary's addresses are not known yet, try again later"
+        return Judgement(Rule.TEMP, 451, "4.3.0", text, keep=False)
     if domain.peer_only:
         return Judgement(Rule.REFUSE, 550, "5.7.1", "Mail for this domain is taken from its primary only")
     if not decision.catchall and (decision.verdict is not Verdict.RELAY or decision.listed):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from transport.address import external
 from transport.config.settings import Settings
 from transport.decision import Decision
-from transport.names import shadow_domain
+from transport.names import local_store, shadow_domain
 
 
 def shadow(settings: Settings, decision: Decision, local: str) -> str:
@@ -17,7 +17,7 @@ def shadow(settings: Settings, decision: Decision, local: str) -> str:
     """
     domain = settings.domains[decision.domain]
     if decision.copy == "all":
-        return external(local, shadow_domain(domain.name, "local"))
+        return external(local, shadow_domain(domain.name, local_store(domain, decision.local_transport)))
     destination = settings.destinations[domain.destination]
     if destination.plus_strip and decision.extension:
         local = local.removesuffix(decision.extension)

@@ -3,14 +3,16 @@
 
 Shadow names (DESIGN 2, 5.3) live under `.splitmx.invalid` and never leave the host in that form:
 `DOMAIN.DESTINATION.splitmx.invalid` (the copy of dual delivery), `DOMAIN.local.splitmx.invalid` (the local copy of
-`delivery = "all"`), `DOMAIN.group.splitmx.invalid` and `DOMAIN.DESTINATION.group.splitmx.invalid` (chunks of a
-large expansion).
+`delivery = "all"`; `DOMAIN.local-DIGEST.splitmx.invalid` where `locations` names another store),
+`DOMAIN.group.splitmx.invalid` and `DOMAIN.DESTINATION.group.splitmx.invalid` (chunks of a large expansion).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from hashlib import sha256
 
 from transport.config.settings import Destination, Domain, Settings
 
@@ -32,20 +34,37 @@ class Of(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A classified domain name. store: destination name or "local" of a shadow; "" for a plain chunk."""
+    """A classified domain name. store: destination name or "local…" of a shadow; "" for a plain chunk.
+
+    local_transport: where the local copy of `delivery = "all"` is stored.
+    """
 
     of: Of
     domain: Domain | None = None
     destination: Destination | None = None
     store: str = ""
+    local_transport: str = ""
 
 
 FOREIGN = Place(Of.FOREIGN)
 
 
 def shadow_domain(domain: str, store: str) -> str:
-    """The copy's domain: `store` is a destination's name or "local"."""
+    """The copy's domain: `store` is a destination's name or one of `local_stores`."""
     return f"{domain}.{store}{SHADOW_SUFFIX}"
+
+
+def local_store(domain: Domain, local_transport: str) -> str:
+    """The word for one of the domain's stores in a shadow: the same for as long as it is written the same."""
+    if local_transport in ("", domain.local_transport):
+        return "local"
+    return f"local-{sha256(local_transport.encode()).hexdigest()[:12]}"
+
+
+def local_stores(domain: Domain) -> Mapping[str, str]:
+    """Every store of a domain: its word in a shadow, and its transport."""
+    places = [domain.local_transport, *(one.local_transport for one in domain.locations.values())]
+    return {local_store(domain, place): place or domain.local_transport for place in places}
 
 
 def chunk_domain(domain: str, store: str = "") -> str:
@@ -74,10 +93,13 @@ class Names:
         if chunk and rest in domains:
             return Place(Of.CHUNK, domains[rest])
         owner, _, store = rest.rpartition(".")
-        if owner not in domains or (store != "local" and store not in self._settings.destinations):
+        if owner not in domains:
             return FOREIGN
         destination = self._settings.destinations.get(store)
-        return Place(Of.CHUNK if chunk else Of.COPY, domains[owner], destination, store)
+        place = "" if destination is not None else local_stores(domains[owner]).get(store)
+        if place is None:
+            return FOREIGN
+        return Place(Of.CHUNK if chunk else Of.COPY, domains[owner], destination, store, place)
 
     def place(self, name: str) -> Place:
         """Classify a lower-case A-label domain name."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transport.address import Address, parse
 from transport.config.settings import Domain, Unknown
+from transport.copies import shadow
 from transport.decision import Decision, Verdict
 from transport.knowledge import Question
 
@@ -133,7 +134,13 @@ def _to_one(
     if inner.verdict is Verdict.TEMP:
         return replace(common, verdict=Verdict.TEMP, reason=f"{target}: {inner.reason}", keep=False)
     if inner.verdict is Verdict.PASS or inner.listed or inner.here:
-        return replace(expand, keep=common.keep and inner.keep, until=inner.until)
+        copies: tuple[str, ...] = (shadow(router.settings, inner, address.local),) if inner.copy else ()
+        if inner.verdict is Verdict.EXPAND and question.expand:
+            whole = router.answer(question._replace(configured=True), address)
+            if whole.verdict is Verdict.ASK:
+                return whole
+            copies = whole.copies
+        return replace(expand, copies=copies, keep=common.keep and inner.keep, until=inner.until)
     finding = f'{target}, named in [domains."{domain.name}"], is itself listed nowhere'
     if never_unknown:
         return replace(expand, findings=(finding,), keep=False)

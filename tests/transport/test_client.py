@@ -144,6 +144,21 @@ def test_spf_peers(world: World) -> None:
     assert action(faces, "zed@example.com", "192.0.2.200") == "DUNNO"
 
 
+def test_unresolved_peers_refuse_nobody(world: World) -> None:
+    """Before an spf: name was ever resolved the primary cannot be told from a stranger: later, never a refusal."""
+    spf = destination(Peer("spf", "spf.example.net"), OWN)
+    faces = answerer(world, replace(SECONDARY, peer_only=True), destinations=[spf])
+    assert action(faces, "ann@example.com", policy_context="outsider").startswith("DEFER_IF_PERMIT 4.3.0 ")
+    assert action(faces, "ann@example.com", "198.51.100.9", policy_context="outsider") == "DUNNO"
+    faces = answerer(world, replace(SECONDARY, outsiders=Unknown.REJECT), destinations=[spf])
+    assert action(faces, "ann@example.com", policy_context="outsider") == "DUNNO"
+    for name in ("zed@example.com", "bob@example.com"):
+        assert action(faces, name, policy_context="outsider").startswith("DEFER_IF_PERMIT 4.3.0 ")
+        assert action(faces, name) == "DUNNO"
+    world.spf["spf.example.net"] = ("192.0.2.0/25",)
+    assert action(faces, "zed@example.com", policy_context="outsider").startswith("550 5.1.1 ")
+
+
 def test_secondary_catchall(world: World) -> None:
     """As secondary with a catch-all a stranger from the primary is caught, a bounce never (cases 10, 11)."""
     domain = replace(SECONDARY, unknown=Unknown.CATCHALL, catchall="ann@example.com")

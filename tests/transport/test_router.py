@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.transport.world import NOW, World, answerer, decide, value
 from transport.config.settings import Destination, Domain, Location, Unknown, Wave
 from transport.decision import Verdict
+from transport.maps import static_only
 from transport.record import Kind
 
 D = Domain(
@@ -360,6 +363,45 @@ def test_all(world: World) -> None:
     assert value(faces, "here", "ann@example.com")[0] == "OK"
     assert value(faces, "transport", shadow) == ("OK", "splitmx-lmtp:unix:private/dovecot-lmtp")
     assert value(faces, "recipient_bcc", "bob@example.com") == ("NOTFOUND", "")
+
+
+def test_all_with_several_stores(world: World) -> None:
+    """all: the copy of somebody in another store goes there, not to the domain's first store."""
+    world.add("second@example.com", location="store2")
+    stores = {"store2": Location(local_transport="lmtp:[store2.example.com]:24")}
+    faces = answerer(world, domain(delivery="all", locations=stores))
+    status, shadow = value(faces, "recipient_bcc", "second@example.com")
+    assert status == "OK"
+    assert shadow.startswith("second@example.com.local-")
+    assert value(faces, "transport", shadow) == ("OK", "splitmx-lmtp:[store2.example.com]:24")
+    assert value(faces, "recipient_bcc", "ann@example.com") == ("OK", "ann@example.com.local.splitmx.invalid")
+    lines = list(static_only.shadow_transport(faces.settings))
+    assert sum("splitmx-lmtp:[store2.example.com]:24" in line for line in lines) == 1
+    back = [line.split("\t") for line in static_only.shadow_generic(faces.settings)]
+    found = [re.sub(p.strip("/"), r.replace("$", "\\"), shadow) for p, r in back if re.search(p.strip("/"), shadow)]
+    assert found == ["second@example.com"]
+
+
+@pytest.mark.parametrize("name", ["zed@example.com", "postmaster@example.com"])
+def test_dual_reaches_who_is_caught_for(world: World, name: str) -> None:
+    """Who gets others' mail by catch-all or as postmaster gets the copy of it too, also as a group."""
+    world.add("info@example.com", kind=Kind.GROUP, targets=["ann@example.com", "carl@example.com"])
+    world.add("carl@example.com")
+    for goal, copies in (("ann", ["ann"]), ("info", ["ann", "carl"])):
+        entry = domain(
+            delivery="dual",
+            unknown=Unknown.CATCHALL,
+            catchall=f"{goal}@example.com",
+            postmaster=f"{goal}@example.com",
+        )
+        faces = answerer(world, entry)
+        status, shadow = value(faces, "recipient_bcc", name)
+        assert status == "OK"
+        wanted = [f"{copy}@example.com.s.splitmx.invalid" for copy in copies]
+        if len(wanted) == 1:
+            assert shadow == wanted[0]
+        else:
+            assert value(faces, "virtual_alias", shadow) == ("OK", ", ".join(wanted))
 
 
 def test_envelope(world: World) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from transport.address import fold_domain
 from transport.config.settings import Domain, Settings
 from transport.maps.write import give_to_owner
-from transport.names import SHADOW_SUFFIX
+from transport.names import SHADOW_SUFFIX, local_stores
 
 NAME = "domains.sqlite"
 
@@ -57,7 +57,8 @@ def domain_rows(settings: Settings) -> Rows:
     """What the live maps answer for: (name, sub)."""
     rows = dict(_split(d for d in settings.domains.values() if d.enabled == "yes"))
     # copies and groups may wait in the queue whatever the domains' settings are by now
-    for store in ("local", "group", *settings.destinations):
+    stores = dict.fromkeys(store for domain in settings.domains.values() for store in local_stores(domain))
+    for store in ("local", "group", *stores, *settings.destinations):
         rows[store + SHADOW_SUFFIX] = 1
     for destination in settings.destinations.values():
         if destination.envelope:

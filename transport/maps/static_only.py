@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 
@@ -17,7 +18,7 @@ from transport.maps import transport as transport_map
 from transport.maps.answer import OK
 from transport.maps.guard import spellings
 from transport.maps.nexthop import copy_service, next_hop
-from transport.names import SHADOW_SUFFIX, Names, shadow_domain
+from transport.names import SHADOW_SUFFIX, Names, local_stores, shadow_domain
 
 MOST_REGEXP = 500
 """Domains up to which `relay_domains` is exact by regexp; each key is matched against each line."""
@@ -69,11 +70,20 @@ def shadow_transport(settings: Settings) -> Iterator[str]:
             route = transport_map.relay(settings, destination.name)
             for name in spellings(destination.envelope):
                 yield f"/@{re.escape(name)}$/\t{route}"
+    routes: dict[str, tuple[str, str]] = {}
     for domain in settings.domains.values():
-        local = shadow_domain(domain.name, "local")
-        answer = transport_map.shadow(names.place(local))
-        if answer.status == OK:
-            yield f"/@{re.escape(local)}$/\t{answer.value}"
+        for store in local_stores(domain):
+            name = shadow_domain(domain.name, store)
+            answer = transport_map.shadow(names.place(name))
+            if answer.status == OK:
+                routes[name] = (store, answer.value)
+    most = Counter(routes.values()).most_common(1)[0][0] if len(routes) > MOST_REGEXP else None
+    for name, route in routes.items():
+        if route != most:
+            yield f"/@{re.escape(name)}$/\t{route[1]}"
+    if most is not None:
+        # ten thousand lines would cost trivial-rewrite(8) 190 MB; this one sorts behind the exceptions
+        yield f"/{re.escape(f'.{most[0]}{SHADOW_SUFFIX}')}$/\t{most[1]}"
 
 
 def shadow_generic(settings: Settings) -> Iterator[str]:
@@ -82,7 +92,8 @@ def shadow_generic(settings: Settings) -> Iterator[str]:
     A destination with another `envelope` knows its people by that domain only.
     """
     envelopes = {name: destination.envelope for name, destination in settings.destinations.items()}
-    for store, envelope in {"local": "", **envelopes}.items():
+    stores = dict.fromkeys((store for domain in settings.domains.values() for store in local_stores(domain)), "")
+    for store, envelope in {"local": "", **stores, **envelopes}.items():
         yield rf"/^(.*)@(.*){re.escape('.' + store + SHADOW_SUFFIX)}$/" + f"\t$1@{envelope or '$2'}"
 
 

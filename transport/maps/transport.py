@@ -36,5 +36,5 @@ def shadow(place: Place) -> Answer:
         return NOT_FOUND
     if place.destination is not None:
         return Answer(OK, f"{copy_service(place.destination)}:{next_hop(place.destination)}")
-    route = local_copy_route(place.domain.local_transport)
+    route = local_copy_route(place.local_transport)
     return Answer(OK, route) if route else NOT_FOUND

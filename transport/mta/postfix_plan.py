@@ -16,6 +16,7 @@ from transport.mta import postfix_extras, postfix_policy
 from transport.mta.postfix import CLASSES, Postfix, split_list
 from transport.mta.postfix_guard import Guard
 from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, Master, Override, Plan, Setting
+from transport.names import local_stores
 
 DEPLOYMENTS = ("live", "static", "both")
 
@@ -236,7 +237,8 @@ class Planner:
                 "-o smtp_discard_ehlo_keywords=dsn"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, "copies: the real address back, no trace of ours"))
-        routes = {local_copy_route(d.local_transport).partition(":")[0] for d in self.copying() if d.delivery == "all"}
+        stores = [store for d in self.copying() if d.delivery == "all" for store in local_stores(d).values()]
+        routes = {local_copy_route(store).partition(":")[0] for store in stores}
         for name in sorted(routes - {""}):
             program = name.removeprefix("splitmx-")
             word = "lhlo" if program == "lmtp" else "ehlo"
