@@ -31,6 +31,8 @@ _WAITING = 8_000  # addresses that wait at most; beyond: could not be asked
 _REMEMBERED = 20_000  # results in one of two generations
 _SECOND = 0.02  # seconds after which a second thread begins beside one that is at work
 _MANY = 25  # waiting addresses that are worth a second query at once
+_FEW = 4  # addresses of a query behind which the next ones are gathered for a moment: those it answered ask again
+_GATHER = 0.003
 _SUSPECT = 0.4  # part of the deadline after which a canary accompanies a late query
 
 Address = tuple[str, str]
@@ -94,6 +96,7 @@ class LiveQueue:
         self.asked = self.queries = self.found = self.missed = self.errors = 0
         self.seconds = 0.0
         self._again: asyncio.TimerHandle | None = None
+        self._gather_until = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probing = False
@@ -125,6 +128,9 @@ class LiveQueue:
             return
         self.waiting[at] = _Item(local, domain, now, [reply])
         if self._again is None:
+            self._again = self.loop.call_later(0, self._dispatch)
+        elif len(self.waiting) == _MANY:
+            self._again.cancel()
             self._again = self.loop.call_later(0, self._dispatch)
         if self._expiry is None:
             self._expiry = self.loop.call_later(0.05, self._expire)
@@ -161,6 +167,9 @@ class LiveQueue:
             self._again.cancel()
             self._again = None
         now = time.monotonic()
+        if self.waiting and not self.batches and len(self.waiting) < _MANY and now < self._gather_until:
+            self._again = self.loop.call_later(self._gather_until - now, self._dispatch)
+            return
         while self.waiting and not self.circuit.open and not self.closed and self.crew.free:
             if self.batches and len(self.waiting) < _MANY:
                 youngest = max(batch.asked_at for batch in self.batches)
@@ -298,6 +307,8 @@ class LiveQueue:
     def _stop_timers(self, batch: _Batch) -> None:
         batch.over = True
         self.batches.pop(batch, None)
+        if len(batch.items) >= _FEW:
+            self._gather_until = time.monotonic() + _GATHER
         for timer in batch.timers:
             timer.cancel()
 

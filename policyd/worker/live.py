@@ -21,7 +21,7 @@ MAX_ROUNDS = 8
 
 _MANY = 16  # addresses on their way, beyond which further ones are gathered
 _MOMENT = 0.001
-_SLICE = 2  # requests that go on in one turn of the loop
+_SLICE = 1  # requests that go on in one turn of the loop: more hold up known recipients and gain nothing
 _MARGIN = 0.25  # seconds after a directory's deadline until a request stops waiting for the keeper
 _LONGEST = 4.0  # seconds that all rounds of one request take together at most
 _LOOP_WAIT = 0.5  # seconds for the keeper to look into its own memory
