@@ -8,7 +8,7 @@ import pytest
 from transport.directories.base import Changes, Listing
 from transport.record import Kind, Record
 from transport.sync import SyncReport
-from transport.sync.feeds import apply_changes
+from transport.sync.feeds import apply_changes, apply_named
 
 from .conftest import World, people
 
@@ -154,3 +154,41 @@ def test_doubt_asks_for_a_compare(world: World) -> None:
     assert (report.full_needed, report.why) == (True, "too many changes")
     assert world.reader.rows("example.com", "new") == ()
     assert feed(world, Changes(new, cookie=b"c2", server="ldap1")).added == 1
+
+
+def test_named_addresses_are_asked_for(world: World) -> None:
+    """Who is named is taken as the directory has it now: new, moved, gone; the cookie and everybody else stay."""
+    source, here = world.sources["here"], world.settings.directories["here"]
+    assert apply_named(world.writer, here, source, world.settings, [("new", "example.com")]) is None
+    source.records = people(30)
+    world.sync()
+    source.records = [
+        *people(28)[1:],
+        Record("new", "example.com"),
+        Record("user00029", "example.com", location="cloud"),
+    ]
+    names = [(local, "example.com") for local in ("new", "user00000", "user00029", "nobody", "user00005")]
+    report = apply_named(world.writer, here, source, world.settings, names)
+    assert report is not None
+    world.reader.renew()
+    assert (report.added, report.removed, report.moved, report.changed, report.held) == (1, 1, 1, 0, 0)
+    assert world.reader.rows("example.com", "user00028"), "nobody named this one"
+    assert feed(world, Changes([(None, [Record("later", "example.com")])], cookie=b"c2")).added == 1
+
+
+def test_removals_need_a_witness(world: World) -> None:
+    """A directory that denies everybody removes nobody, however few were named: a compare judges it."""
+    source, here = world.sources["here"], world.settings.directories["here"]
+    source.records = people(30)
+    world.sync()
+    source.records = []
+    report = apply_named(world.writer, here, source, world.settings, [("user00003", "example.com")])
+    assert report is not None
+    assert (report.full_needed, report.removed) == (True, 0)
+    assert feed(world, Changes(deletes=[b"3"], cookie=b"c2")).removed == 0
+    world.reader.renew()
+    assert world.reader.rows("example.com", "user00003")
+    source.records = people(29)[1:]
+    report = apply_named(world.writer, here, source, world.settings, [("user00000", "example.com")])
+    assert report is not None
+    assert report.removed == 1

@@ -174,7 +174,22 @@ class _Work:
                 records.pop(address, None)
                 if self._row(address) is not None:
                     gone.add(address)
+        if gone:
+            self._need_witness(set(ask))
         return records, sorted(gone)
+
+    def _need_witness(self, asked: set[_Key]) -> None:
+        """A directory that has lost everybody denies these too: somebody else who is listed must still be there."""
+        known = [
+            (local, domain)
+            for local, domain in self.connection.execute(
+                "SELECT c.local, d.name FROM canary c JOIN domain d ON d.id = c.domain WHERE c.directory = ? LIMIT ?",
+                (self.number, _ASK + len(asked)),
+            )
+            if (local, domain) not in asked
+        ]
+        if known and not self._ask(known[:_ASK]):
+            raise _Doubt("addresses are gone, and so are all others that were asked for: is the directory empty?")
 
     def _gone_entries(self) -> Iterable[bytes]:
         yield from self.changes.deletes
