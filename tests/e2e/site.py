@@ -171,6 +171,7 @@ class Site:
 
     def show(self) -> str:
         """`splitmx postfix show`."""
+        self.mta.cool()
         words = ["postfix", "show", "--deploy", self.deploy, "--maps", str(self.maps)]
         done = self.splitmx.run(*words, "--config-directory", str(self.mta.config))
         assert done.returncode == 0, done.stdout + done.stderr
@@ -179,6 +180,7 @@ class Site:
 
     def check(self) -> list[str]:
         """`splitmx postfix check`: errors and warnings, one line each."""
+        self.mta.cool()
         words = ["postfix", "check", "--deploy", self.deploy, "--maps", str(self.maps)]
         done = self.splitmx.run(*words, "--config-directory", str(self.mta.config))
         return [line for line in done.stdout.splitlines() if line.startswith(("error", "warning"))]

@@ -26,6 +26,7 @@ def prepared(cleaned: Cleaned, **more: object) -> Site:
 
 def planned(site: Site) -> tuple[Postfix, Plan]:
     """What `postfix show` works with; the commands themselves are tested elsewhere."""
+    site.mta.cool()
     found = read(site.mta.config)
     return found, make(load(site.splitmx.config), found, site.deploy, site.maps)
 

@@ -107,6 +107,11 @@ class Postfix:
 
     def _postmap(self, table: str, keys: Sequence[str]) -> dict[str, str]:
         plain = table.removeprefix("proxy:")
+        kind, _, path = plain.partition(":")
+        if kind in ("regexp", "pcre", "cidr", "texthash") and path.startswith("/") and not Path(path).exists():
+            self._broken.add(table)  # postmap would say so too, after a second
+            self.notes.append(f"{plain} could not be asked: there is no such file")
+            return {}
         command = ["postmap", "-c", str(self.directory), "-q", "-", plain]
         try:
             done = subprocess.run(
