@@ -12,6 +12,9 @@ packages="postfix postfix-ldap postfix-pgsql postfix-mysql postfix-sqlite postfi
 # Exim's package cannot be installed beside Postfix's: it is unpacked into the cache instead.
 exim_packages="exim4-daemon-heavy exim4-base exim4-config libmariadb3 libidn12 libspf2-2"
 
+# Sendmail likewise: only its program and its configuration's macros are used.
+sendmail_packages="sendmail-bin sendmail-cf m4"
+
 say() { printf '\n== %s\n' "$*"; }
 
 install_packages() {
@@ -65,8 +68,19 @@ unpack_exim() {
         --shell /usr/sbin/nologin Debian-exim
 }
 
+unpack_sendmail() {
+    [ -e "$cache/sendmail/usr/libexec/sendmail/sendmail" ] && return 0
+    say "unpacking Sendmail into $cache/sendmail"
+    mkdir -p "$cache/deb-sendmail" "$cache/sendmail"
+    for package in $sendmail_packages; do
+        (cd "$cache/deb-sendmail" && apt-get download -q -o APT::Sandbox::User=root "$package") || return 1
+    done
+    for file in "$cache"/deb-sendmail/*.deb; do dpkg -x "$file" "$cache/sendmail"; done
+}
+
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     install_packages
+    unpack_sendmail || echo "Sendmail could not be unpacked: its test is skipped, by name"
     unpack_exim || echo "Exim could not be unpacked: its tests are skipped, by name"
 else
     echo "not root on Debian or Ubuntu: nothing is installed; tests that need servers are skipped, by name"
@@ -90,7 +104,7 @@ if [ "$(cat .venv/splitmx-installed 2>/dev/null || true)" != "$stamp" ] || ! .ve
     echo "$stamp" >.venv/splitmx-installed
 fi
 
-export SPLITMX_TEST_EXIM="${SPLITMX_TEST_EXIM:-$cache/exim}"
+export SPLITMX_TEST_EXIM="${SPLITMX_TEST_EXIM:-$cache/exim}" SPLITMX_TEST_SENDMAIL="${SPLITMX_TEST_SENDMAIL:-$cache/sendmail}"
 # Most tests wait for servers, not for the processor: a few files at a time.
 jobs=${SPLITMX_TEST_JOBS:-3}
 failed=
