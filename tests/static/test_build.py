@@ -439,11 +439,16 @@ def test_many_domains_are_an_indexed_file(setup: Setup) -> None:
     """Beyond 500 domains each key would be matched against each line."""
     more = "".join(
         f'[domains."d{n}.example.com"]\nlocal = ["here"]\ndestination = "m365"\nunknown = "verify"\n'
+        f'local_transport = "lmtp:{"unix:other" if n == 7 else "unix:store"}"\n'
         for n in range(520)
     )
     setup.configure(more=more)
     setup.build()
     assert setup.look_up("lmdb:relay_domains", "d519.example.com") == "OK"
+    # the routes of local copies as well: one line for all that share a store
+    assert len((setup.maps / "shadow_transport").read_text().splitlines()) < 20
+    for name, store in (("d3.example.com", "unix:store"), ("d7.example.com", "unix:other")):
+        assert setup.look_up("regexp:shadow_transport", f"ann@{name}.local.splitmx.invalid") == f"splitmx-lmtp:{store}"
     # a running Postfix sees a new indexed file at once, and a new guard only after a reload
     setup.configure(more=more + '[domains."late.example"]\nlocal = ["here"]\ndestination = "m365"\n')
     done = setup.build(check=False)

@@ -315,8 +315,12 @@ class _Run:
             done += number
             tell("deciding", done, max(total, done))
 
-        population = Population(settings, Snapshot(settings, self.reader, now), now, alone=self.alone, progress=step)
-        self.report.survey = population.write({name: self.texts[name] for name in MAPS})
+        snapshot = Snapshot(settings, self.reader, now)
+        population = Population(settings, snapshot, now, alone=self.alone, progress=step)
+        try:
+            self.report.survey = population.write({name: self.texts[name] for name in MAPS})
+        finally:
+            snapshot.close()
         lines.update(self.report.survey.lines)
         for name in ORDER:
             types = {"relay_domains": (kind,), "peers_access": (static_only.CIDR,)}.get(name, self.types)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -50,6 +49,8 @@ class Snapshot:
 
     def __init__(self, settings: Settings, reader: Reader, now: float) -> None:
         self.reader = reader
+        self._connection: sqlite3.Connection | None = None  # one for all domains: one state of the index
+        self._names: Mapping[int, str] = {}
         self._no = {name: self._counts(settings, name, reader, now) for name in settings.directories}
 
     @staticmethod
@@ -62,6 +63,12 @@ class Snapshot:
             return True
         state = next((s for s in reader.directories() if s.name == name), None)
         return state is not None and now - (state.content_time or 0.0) <= directory.max_age
+
+    def close(self) -> None:
+        """Let go of the index."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     # Knowledge
 
@@ -94,17 +101,19 @@ class Snapshot:
         Each run maps a situation to its local parts. Rows are those of directories in use; `Row.targets` is 1 for
         any number of targets, and `Row.entry` None.
         """
-        with closing(self._connect()) as connection:
-            names = self._names(connection)
-            number = connection.execute("SELECT id FROM domain WHERE name = ?", (domain,)).fetchone()
-            if number is None:
-                return
-            situations = connection.execute(_SITUATIONS, number).fetchall()
-            several = len({row[0] for row in situations}) > 1
-            if len(situations) <= _FEW and not (several and connection.execute(_TWICE, number).fetchone()):
-                yield from self._by_situation(connection, number[0], situations, names)
-            else:
-                yield from self._by_row(connection.execute(_EVERYONE, number), names, several)
+        if self._connection is None:
+            self._connection = self._connect()
+            self._names = self._current(self._connection)
+        connection, names = self._connection, self._names
+        number = connection.execute("SELECT id FROM domain WHERE name = ?", (domain,)).fetchone()
+        if number is None:
+            return
+        situations = connection.execute(_SITUATIONS, number).fetchall()
+        several = len({row[0] for row in situations}) > 1
+        if len(situations) <= _FEW and not (several and connection.execute(_TWICE, number).fetchone()):
+            yield from self._by_situation(connection, number[0], situations, names)
+        else:
+            yield from self._by_row(connection.execute(_EVERYONE, number), names, several)
 
     @staticmethod
     def _by_situation(
@@ -150,7 +159,7 @@ class Snapshot:
         connection.execute("BEGIN")
         return connection
 
-    def _names(self, connection: sqlite3.Connection) -> dict[int, str]:
+    def _current(self, connection: sqlite3.Connection) -> dict[int, str]:
         current = {state.name for state in self.reader.directories() if state.current}
         found = connection.execute("SELECT id, name FROM directory").fetchall()
         return {int(number): str(name) for number, name in found if name in current}

@@ -78,9 +78,9 @@ def shadow_transport(settings: Settings) -> Iterator[str]:
             if answer.status == OK:
                 routes[name] = (store, answer.value)
     most = Counter(routes.values()).most_common(1)[0][0] if len(routes) > MOST_REGEXP else None
-    for name, route in routes.items():
-        if route != most:
-            yield f"/@{re.escape(name)}$/\t{route[1]}"
+    for name, known in routes.items():
+        if known != most:
+            yield f"/@{re.escape(name)}$/\t{known[1]}"
     if most is not None:
         # ten thousand lines would cost trivial-rewrite(8) 190 MB; this one sorts behind the exceptions
         yield f"/{re.escape(f'.{most[0]}{SHADOW_SUFFIX}')}$/\t{most[1]}"
