@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +26,8 @@ from tests.changes.directories import (
 )
 from tests.daemon.site import Site
 from tests.mta.waiting import wait_for
+from tests.servers import SambaAd
+from tests.servers.samba import SUFFIX
 
 NOTIFY = Path(__file__).resolve().parents[2] / "contrib" / "postgresql" / "notify.sql"
 PEOPLE = [f"p{n}" for n in range(40)]
@@ -108,9 +113,31 @@ def test_lag_is_shown(
     text = site.splitmx.run("status").stdout
     assert "(moves)" in text
     assert "(removals)" in text
-    import urllib.request
-
     found = urllib.request.urlopen(f"http://127.0.0.1:{site.port}/metrics").read().decode()
     for change in ("additions", "moves", "removals"):
         assert f'splitmx_directory_lag_seconds{{change="{change}",directory="corp"}}' in found
         assert f'splitmx_directory_behind_seconds{{change="{change}",directory="corp"}}' in found
+
+
+def test_active_directory_for_a_plain_user(sites: Sites, samba_ad: SambaAd, folder: Path) -> None:
+    """Who may not see deleted objects is told of moves, and of removals by the compare: the lag says so."""
+    world = Controller(samba_ad, folder)
+    world.add(*PEOPLE)
+    words = ["samba-tool", "user", "create", "plain", "Pa55-word-1", "-s", str(samba_ad._data / "smb.conf")]
+    if b"plain" not in subprocess.run([*words[:2], "list", *words[-2:]], capture_output=True).stdout.split():
+        subprocess.run(words, check=True, capture_output=True)
+    secret = folder / "plain.secret"
+    secret.write_text("Pa55-word-1\n")
+    secret.chmod(0o600)
+    table = world.table.replace(samba_ad.admin, f"CN=plain,CN=Users,{SUFFIX}")
+    table = re.sub('bind_password_file = ".*"', f'bind_password_file = "{secret}"', table)
+    site: Site = sites("ann@example.com", more=config(table)).start()
+    compares = wait_steady(site)
+    world.move("p1")
+    site.answers("p1@example.org", THERE[1], 60)
+    lag = wait_for(lambda: site.status()["directories"]["corp"]["lag"], 10)
+    assert lag["moves"] < 60 < 3600 <= lag["removals"]
+    world.remove("p2")
+    assert readings(site)["full"] == compares
+    assert site.splitmx.run("sync", "corp").returncode == 0
+    site.answers("p2@example.org", THERE[1], 60)

@@ -340,9 +340,15 @@ def _deleted(link: Link, root: Mapping[str, Sequence[str]], later: str, limit: i
         return None
     shown = [(_SHOW_DELETED, True, None)]
     try:
-        place = link.search(f"CN=Deleted Objects,{bases[0]}", "(objectClass=*)", ["cn"], BULK, scope=ldap3.BASE,
-                            controls=shown)  # fmt: skip
-        if not any(message["type"] == "searchResEntry" for message in place):
+        place = link.search(
+            f"CN=Deleted Objects,{bases[0]}",
+            "(objectClass=*)",
+            ["isDeleted"],
+            BULK,
+            scope=ldap3.BASE,
+            controls=shown,
+        )
+        if not _one(place).get("isDeleted"):  # Samba shows its bare name to everybody
             return None
         found = link.search(
             bases[0],
