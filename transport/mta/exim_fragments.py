@@ -238,6 +238,16 @@ splitmx_dane:
   allow_defer
   data = :defer: 451 4.7.5 The next hop has no TLSA record that DNSSEC proves
 
+# A destination domain that says it takes no mail (RFC 7505): told at once, not after days.
+splitmx_null_mx:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
+    {match{${extract{hosts}{$address_data}}}{\N^([^;]+)/MX$\N}} \
+    {match{${lookup dnsdb{>; defer_never,mx=$1}}}{\N^\d+ \.?$\N}}}}
+  allow_fail
+  data = :fail: 550 5.1.10 The destination takes no mail (null MX)
+
 # The other side.
 splitmx_relay:
   driver = manualroute
