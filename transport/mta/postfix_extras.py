@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from transport.config.settings import Unknown
+from transport.maps.build import refusals
 from transport.maps.nexthop import host_hop, next_hop
 from transport.mta.postfix_parts import RELAY, Master, Override
 
@@ -22,11 +23,24 @@ def add(planner: Planner) -> None:
     """All of it."""
     if not planner.domains:
         return  # observing alone changes nothing but who is asked at RCPT
+    alone(planner)
     tls(planner)
     destinations(planner)
     limits(planner)
     verify(planner)
     peers(planner)
+
+
+def alone(planner: Planner) -> None:
+    """Files without a live map behind them: they hold listed addresses only, and refuse everybody else."""
+    if planner.live:
+        return
+    planner.plan.problems += refusals(planner.settings, alone=True)
+    if planner.settings.daemon.socketmap:
+        planner.plan.notes.append(
+            "[daemon] socketmap is set, so the maps are written to stand before live ones: take it out, or build them "
+            "with splitmx build --alone"
+        )
 
 
 def tls(planner: Planner) -> None:
