@@ -38,7 +38,8 @@ class Decision:
     catchall: EXPAND made by `unknown = "catchall:…"`.
     directory: name of the directory whose row decided, "" else.
     here: a mailbox, alias or group is here (under `delivery = "all"` also where the verdict is RELAY).
-    copy: "dual" or "all" while that delivery applies to this recipient, "" else.
+    copy: "dual" or "all" while that delivery applies to this recipient, "" else. "all" on an EXPAND: a mailbox that
+        forwards and keeps, whose own mail goes to `destination`.
     extension: what stood behind the listed form, delimiter included.
     base: the form of the local part that was looked up.
     through: EXPAND only by another spelling of the domain (`alias_of`, `subdomains = "strip"`).

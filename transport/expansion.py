@@ -36,6 +36,7 @@ class Expansion:
         self._dangling: dict[str, None] = {}
         self._findings: dict[str, None] = {}
         self._ask: dict[tuple[str, str, str], None] = {}
+        self._owner: Decision | None = None
         self._temp = ""
         self._keep = True
         self._leave_out = False
@@ -61,6 +62,8 @@ class Expansion:
             return replace(result, verdict=Verdict.TEMP, reason=self._temp, targets=(), keep=False)
         if len(self._dangling) == len(self._leaves):
             return replace(result, verdict=Verdict.UNKNOWN, reason=self._nobody(owner), targets=())
+        if self._owner is not None:
+            result = replace(result, copy="all", destination=self._owner.destination)
         if len(self._leaves) == 1:
             leaf = next(iter(self._leaves.values()))
             result = replace(result, suspended=leaf.suspended, verify=leaf.verify)
@@ -100,7 +103,10 @@ class Expansion:
             else:
                 step = (address.domain, decision.base)
                 if step == node:
-                    self._take(address, self._kept(decision))
+                    kept = self._kept(decision)
+                    if step == root and kept.copy == "all":
+                        self._owner = kept
+                    self._take(address, kept)
                     continue
                 further = self._targets(decision, address.domain)
             if step in on_path:

@@ -82,7 +82,7 @@ class Router:
         if inner.verdict in (Verdict.TEMP, Verdict.ASK, Verdict.UNKNOWN, Verdict.PASS):
             return replace(inner, domain=domain.name, reason=f"in {target}: {inner.reason}")
         copies = inner.copies
-        if inner.copy:
+        if inner.copy and inner.verdict is not Verdict.EXPAND:
             copies = (shadow(self.settings, inner, address.local),)
         return replace(
             inner,

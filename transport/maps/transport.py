@@ -19,7 +19,7 @@ def answer(settings: Settings, decision: Decision) -> Answer:
     common = trouble(decision)
     if common is not None:
         return common
-    if decision.verdict is Verdict.RELAY:
+    if decision.verdict is Verdict.RELAY or (decision.verdict is Verdict.EXPAND and decision.copy == "all"):
         return Answer(OK, relay(settings, decision.destination))
     return Answer(OK, decision.local_transport or ":")
 

@@ -26,7 +26,12 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
     if common is not None:
         return common
     if decision.verdict is Verdict.EXPAND:
-        return listing(decision.targets, address.local, address.domain)
+        targets = decision.targets
+        if decision.copy == "all":  # a mailbox that forwards and keeps: its own mail is delivered at the destination
+            own = external(address.local, address.domain)
+            changed = on_the_wire(settings, address, decision)
+            targets = tuple(changed if changed and target == own else target for target in targets)
+        return listing(targets, address.local, address.domain)
     if decision.verdict is Verdict.RELAY and (decision.copy == "all" or not decision.here):
         changed = on_the_wire(settings, address, decision)
         if changed or (decision.listed and decision.identity):

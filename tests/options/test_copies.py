@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies in unusual company: several stores, a catch-all, a location elsewhere, suspended people."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.site import PEOPLE, Cleaned, Site
+from tests.mta.recording import RecordingLmtp
+from tests.mta.waiting import wait_for
+
+TABLES = """
+[domains."dual.test"]
+delivery = "dual"
+local = ["here"]
+remote = ["there"]
+destination = "there"
+unknown = "catchall:info@dual.test"
+postmaster = "ann@dual.test"
+local_transport = "{site.store.transport}"
+"""
+MORE = (
+    ("second@example.com", "mailbox", "", "store2", 1),
+    ("moved@example.com", "mailbox", "", "cloud", 1),
+    ("all@example.com", "group", "ann@example.com, second@example.com, moved@example.com", None, 1),
+    ("forward@example.com", "mailbox", "forward@example.com, friend@world.test", None, 1),
+    ("ann@dual.test", "mailbox", "", None, 1),
+    ("carl@dual.test", "mailbox", "", None, 1),
+    ("info@dual.test", "group", "ann@dual.test, carl@dual.test", None, 1),
+)
+
+
+class Stores(Site):
+    """A site with a second store."""
+
+    store2: RecordingLmtp
+
+
+@pytest.fixture(scope="module", params=["live", "both"])
+def site(request: pytest.FixtureRequest, kept: Cleaned) -> Stores:
+    """example.com sends all there and keeps copies in two stores; dual.test has a catch-all."""
+    store2 = RecordingLmtp()
+    kept(store2.stop)
+    site = Stores(
+        kept,
+        deploy=request.param,
+        domain={
+            "delivery": '"all"',
+            "locations": f'{{ cloud = "there", store2 = "local:{store2.transport}" }}',
+        },
+        people=[*PEOPLE, *MORE],
+        tables=TABLES,
+    )
+    site.store2 = store2
+    site.install()
+    return site
+
+
+def test_row_25_each_store_keeps_its_copies(site: Stores) -> None:
+    """Row 25: all: the copy of who is in another store is kept there, also of a group's members."""
+    sent = site.send("second@example.com", "ann@example.com", "moved@example.com")
+    site.store2.wait(sent.subject, "second@example.com")
+    site.arrives(
+        sent, here=["ann@example.com"], there=["ann@example.com", "moved@example.com", "second@example.com"]
+    )  # fmt: skip
+
+    sent = site.send("all@example.com")
+    site.store2.wait(sent.subject, "second@example.com")
+    site.arrives(
+        sent, here=["ann@example.com"], there=["ann@example.com", "moved@example.com", "second@example.com"]
+    )  # fmt: skip
+
+
+def test_row_53_who_is_caught_for(site: Stores) -> None:
+    """Rows 13, 53: the copy of a catch-all's mail, and of postmaster's, is made for those who get it."""
+    sent = site.send("typo@dual.test")
+    site.arrives(sent, here=["ann@dual.test", "carl@dual.test"], there=["ann@dual.test", "carl@dual.test"])
+
+    sent = site.send("postmaster@dual.test")
+    site.arrives(sent, here=["ann@dual.test"], there=["ann@dual.test"])
+
+
+def test_copies_of_a_forwarding_mailbox(site: Stores) -> None:
+    """A mailbox that forwards and keeps: there, here, and at the friend's, each once."""
+    sent = site.send("forward@example.com")
+
+    site.arrives(sent, here=["forward@example.com"], there=["forward@example.com"], out=["friend@world.test"])
+
+
+def test_a_store_that_is_down_holds_only_its_copy(site: Stores) -> None:
+    """The copy in a store that is down waits by itself; what counts has arrived."""
+    site.store2.stop()
+    sent = site.send("second@example.com")
+    site.secondary.wait(sent.subject, "second@example.com")
+    wait_for(lambda: site.mta.delayed(), 20, site.tails)
+    assert all("local-" in name for name in site.mta.delayed())
+
+    site.store2.start()
+    site.mta.flush()
+    site.store2.wait(sent.subject, "second@example.com")
+    assert site.check() == []
