@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mta.places import new_address, new_folder
@@ -103,7 +103,6 @@ class EximInstance:
         name: str = "",
         ip: str = "",
         ports: Sequence[int] = (25,),
-        values: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name or f"exim{next(_numbers)}"
         self.root = new_folder(self.name)
@@ -125,7 +124,7 @@ class EximInstance:
             ip=self.ip,
             ports=" : ".join(map(str, ports)),
         )
-        self.values = dict(values or {})
+        self.prefix: list[str] = []
         self.daemon: subprocess.Popen[bytes] | None = None
         self.write(conf)
 
@@ -137,13 +136,27 @@ class EximInstance:
         aside.chmod(0o644)
         aside.replace(self.conf)
 
+    def ask_dns(self, server: str) -> bool:
+        """Let its resolver ask this server (port 53), in a mount namespace of its own; False where none may be made."""
+        resolver = self.root / "resolv.conf"
+        resolver.write_text(f"nameserver {server}\noptions timeout:1 attempts:1 trust-ad\n")
+        self.prefix = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount --bind "$0" /etc/resolv.conf && exec "$@"',
+            str(resolver),
+        ]
+        return subprocess.run([*self.prefix, "true"], capture_output=True, check=False).returncode == 0
+
     def command(
         self, *words: str, check: bool = True, stdin: str | bytes | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """`exim4 -C CONF …` as root."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
-            [str(self.binary), "-C", str(self.conf), *words],
+            [*self.prefix, str(self.binary), "-C", str(self.conf), *words],
             input=given, capture_output=True, timeout=seconds, env=environment(),
         )  # fmt: skip
         text = subprocess.CompletedProcess(
@@ -159,7 +172,7 @@ class EximInstance:
         """Start the daemon in the foreground, with a queue runner every second, and wait until it listens."""
         self.command("-bV")
         self.daemon = subprocess.Popen(
-            [str(self.binary), "-C", str(self.conf), "-bdf", *([queue] if queue else [])],
+            [*self.prefix, str(self.binary), "-C", str(self.conf), "-bdf", *([queue] if queue else [])],
             env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait_for(self._listens, 20, self.tail)
