@@ -9,7 +9,6 @@ still for two minutes is given up with its thread.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +16,16 @@ from typing import Any
 
 from policyd import log
 from policyd.keeper.listening import Listening, can_listen
-from transport.config.settings import Directory, FileOptions, Settings
+from policyd.keeper.watching import FileWatch
+from transport.config.settings import Directory, Settings
 from transport.directories import open_source
 from transport.directories.base import DirectoryError
+from transport.directories.files.stamp import Stamp
 from transport.index.writer import Writer
 from transport.sync import SyncReport, apply_changes, apply_named, compare
 
 _STILL = 120.0  # seconds without one more record
 _LOST = 3  # threads given up until the keeper has to be replaced
-_FILE_POLL = 1.0
 _FILE_AGAIN = 300.0  # seconds after which an unchanged file is read again
 _TOLD = 0.2  # seconds between the beginnings of two readings that the directory itself asked for, at least
 _SHARE = 20  # and so many times what such a reading takes (DESIGN 4: it is never kept busy with us)
@@ -93,8 +93,9 @@ class Syncing:
         self._anything = self._anything_fed = False  # it said that something changed, which neither reading has seen
         self._began = dict.fromkeys(("full", "feed", "named"), -_FILE_AGAIN)  # CLOCK_MONOTONIC
         self._took = dict.fromkeys(self._began, 0.0)
-        self._file: tuple[int, int, int] | None = None
+        self._file: Stamp | None = None  # of what was read last
         self._lost = 0
+        self.watch = None if directory.live else FileWatch(self.loop, directory, self._wake.set)
         self.listening = Listening(self.loop, directory, self.told) if can_listen(directory) else None
         self.task = self.loop.create_task(self._run())
 
@@ -122,6 +123,8 @@ class Syncing:
         self.task.cancel()
         if self.listening is not None:
             self.listening.close()
+        if self.watch is not None:
+            self.watch.close()
         for order in self._orders:
             if not order.done.done():
                 order.done.cancel()
@@ -144,8 +147,8 @@ class Syncing:
     def lag(self) -> dict[str, float]:
         """Seconds after which additions, moves and removals are answers here, as things stand: the pause between two
         readings that show them, and what the last such reading took."""
-        if not self.directory.live:
-            return dict.fromkeys(("additions", "moves", "removals"), _FILE_POLL + self._took["full"])
+        if self.watch is not None:
+            return dict.fromkeys(("additions", "moves", "removals"), self.watch.pause + self._took["full"])
         moves = removals = self.every + self._took["full"]
         if self.listening is not None and self.listening.up and self.listening.heard:
             moves = removals = max(_TOLD, _SHARE * self._took["named"])
@@ -190,7 +193,7 @@ class Syncing:
     def _times(self) -> Iterator[tuple[str, float]]:
         """What is to be read, the first first, and when (CLOCK_MONOTONIC)."""
         yield "full", self._next_full
-        if self._file_now() != self._file:
+        if self.watch is not None and self.watch.stamp not in (None, self._file):
             yield "full", 0.0
         if self._named:
             yield "named", self._not_before("named")
@@ -203,18 +206,7 @@ class Syncing:
         return self._began[what] + max(_TOLD, _SHARE * self._took[what])
 
     def _pause(self) -> float:
-        pause = max(0.01, min(when for _, when in self._times()) - time.monotonic())
-        return min(pause, _FILE_POLL) if isinstance(self.directory.options, FileOptions) else pause
-
-    def _file_now(self) -> tuple[int, int, int] | None:
-        options = self.directory.options
-        if not isinstance(options, FileOptions):
-            return None
-        try:
-            status = os.stat(options.path)  # noqa: PTH116  a poll
-        except OSError:
-            return (0, 0, 0)
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return max(0.01, min(when for _, when in self._times()) - time.monotonic())
 
     async def _read(self, what: str, order: Order | None) -> None:
         """One reading in a thread of its own: "full", "feed", or "named" for what the directory named."""
@@ -227,7 +219,6 @@ class Syncing:
             self._anything = False
         if what != "named":
             self._anything_fed = False
-        file = self._file_now()
         result: asyncio.Future[SyncReport | None] = self.loop.create_future()
         given_up = threading.Event()
         self.running_since, self.records, self._moved_at = began, 0, began
@@ -242,6 +233,8 @@ class Syncing:
         def work() -> None:
             report: SyncReport | None
             try:
+                if self.watch is not None and not (order is not None and order.dry_run):
+                    self._file = self.watch.look()
                 report = self._work(what, names, order, progress)
             except BaseException as error:
                 report = SyncReport(self.directory.name, error=_text(error), hint=str(getattr(error, "hint", "")))
@@ -258,7 +251,7 @@ class Syncing:
         if report is None:  # it cannot tell of changes
             self._feed = self._feed and what != "feed"
             return
-        self._settle(report, what, began, file, order)
+        self._settle(report, what, began, order)
 
     async def _watch(self, result: asyncio.Future[SyncReport | None], given_up: threading.Event) -> SyncReport | None:
         while True:
@@ -295,16 +288,13 @@ class Syncing:
         finally:
             source.close()
 
-    def _settle(
-        self, report: SyncReport, what: str, began: float, file: tuple[int, int, int] | None, order: Order | None
-    ) -> None:
+    def _settle(self, report: SyncReport, what: str, began: float, order: Order | None) -> None:
         now = time.monotonic()
         full = what == "full"
         if not report.dry_run:
             self.report = report
             if full:
                 self.full = report
-                self._file = file
             if report.good:
                 self.failures = 0
                 self.good_at = time.time()

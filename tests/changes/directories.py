@@ -191,6 +191,42 @@ class Sheet:
         self._write()
 
 
+class CpanelHost:
+    """A cPanel host's files below a folder: mailboxes are added, suspended and removed as cPanel does it."""
+
+    removals = suspends = True
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "cpanel"
+        self.mail = self.root / "home/acme/etc/example.org"
+        self.mail.mkdir(parents=True)
+        (self.root / "etc/valiases").mkdir(parents=True)
+        (self.root / "etc/userdomains").write_text("example.org: acme\n")
+        (self.root / "etc/passwd").write_text("acme:x:1001:1001::/home/acme:/bin/bash\n")
+        (self.mail / "passwd").write_text("")
+        self.table = f'type = "file"\npath = "{self.root}"\nformat = "cpanel"\n'
+
+    def add(self, *names: str) -> None:
+        with (self.mail / "passwd").open("a") as file:
+            file.writelines(f"{name}:x:1001:1001::/home/acme/mail/example.org/{name}:/home/acme\n" for name in names)
+
+    def move(self, name: str) -> None:
+        """cPanel has no word for it: the mailbox goes."""
+        self.remove(name)
+
+    def suspend(self, name: str) -> None:
+        (self.root / f"home/acme/etc/.{name}@example.org.suspended_incoming").write_text("")
+
+    def forward(self, name: str, to: str) -> None:
+        (self.root / "etc/valiases/example.org").write_text(f"{name}@example.org: {to}\n")
+
+    def remove(self, name: str) -> None:
+        lines = (self.mail / "passwd").read_text().splitlines(keepends=True)
+        new = self.mail / "passwd.new"
+        new.write_text("".join(line for line in lines if not line.startswith(f"{name}:")))
+        os.replace(new, self.mail / "passwd")
+
+
 def readings(site: Site, name: str = "corp") -> dict[str, int]:
     """How many readings of each kind there were: full, feed, named."""
     found: dict[str, int] = site.status()["directories"][name]["readings"]

@@ -15,6 +15,7 @@ from tests.changes.directories import (
     HERE,
     THERE,
     Controller,
+    CpanelHost,
     Sheet,
     Table,
     Tree,
@@ -90,6 +91,25 @@ def test_changes_arrive(
     if world.removals and not is_file:
         assert readings(site)["full"] == compares, site.log()
     assert site.ask("p4@example.org") == site.ask("new@example.org") == HERE
+
+
+def test_a_cpanel_host(sites: Sites, folder: Path) -> None:
+    """A change anywhere below its root is found by looking at its files: nothing there can be asked live."""
+    world = CpanelHost(folder)
+    world.add(*PEOPLE)
+    site: Site = sites("ann@example.com", more=config(world.table)).start()
+    assert wait_steady(site) == 1
+    assert site.ask("p1@example.org") == HERE
+    world.add("new")
+    site.answers("new@example.org", HERE[1], 60)
+    world.suspend("p2")
+    wait_for(lambda: policy(site, "p2@example.org").startswith("550 5.2.1"), 60, site.splitmx.tail)
+    world.remove("p3")
+    site.answers("p3@example.org", THERE[1], 60)
+    world.forward("sales", "p1@example.org")
+    wait_for(lambda: site.ask("sales@example.org", "virtual_alias") == ("OK", "p1@example.org"), 60, site.splitmx.tail)
+    before = readings(site)["full"]
+    assert before <= 6, "unchanged files are not read again"
 
 
 @pytest.mark.parametrize("make", [postgres, openldap, file], ids=lambda f: f.__name__)

@@ -188,6 +188,23 @@ def listing(path: Path, domains: Sequence[str]) -> Listing:
     return Listing(iter(records), skipped, content_time=tree.newest or None)
 
 
+def watched(path: Path, domains: Sequence[str]) -> Iterator[Path]:
+    """Every file and folder whose change may change the listing of these domains. Raises DirectoryError."""
+    tree = Tree(path)
+    for name in ("etc/userdomains", "etc/trueuserdomains", "etc/passwd", "var/cpanel/suspended", MAILMAN):
+        yield path / name
+    owners = tree.owners()
+    homes = {}
+    for line in (tree.text("etc/passwd") or "").splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and fields[5].startswith("/"):
+            homes[fields[0]] = path / fields[5].lstrip("/")
+    for domain in domains:
+        if domain in owners:
+            home = homes.get(owners[domain], path / "home" / owners[domain]) / "etc"
+            yield from (home, home / domain, home / domain / "passwd", path / "etc/valiases" / domain)
+
+
 def _domain(tree: Tree, account: str, domain: str, skipped: Skipped) -> Iterator[Record]:
     off = tree.suspended(account)
     found: dict[tuple[str, str], Record] = {}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the files of a directory have changed since they were read: by inode, size and mtime, nothing is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from transport.config.settings import FileOptions
+from transport.directories import cpanel
+from transport.directories.base import DirectoryError
+
+Stamp = tuple[int, int, int]
+
+
+def stamp(options: FileOptions, domains: Sequence[str]) -> Stamp:
+    """Another value whenever a file was changed, replaced, added or removed. Never raises; it may wait for a disk."""
+    path = Path(options.path)
+    if options.format == "cpanel":
+        try:
+            return _all(cpanel.watched(path, domains))
+        except (DirectoryError, ValueError):
+            return (0, 0, 0)
+    if options.format == "cpanel-uapi" and path.is_dir():
+        return _all([path, *sorted(path.glob("*.json"))])
+    return _one(path)
+
+
+def _one(path: Path) -> Stamp:
+    try:
+        status = os.stat(path)  # noqa: PTH116  a poll
+    except (OSError, ValueError):
+        return (0, 0, 0)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _all(paths: Iterable[Path]) -> Stamp:
+    count = 0
+    marks = []
+    for path in paths:
+        count += 1
+        marks.append(_one(path))
+    return count, hash(tuple(marks)), max((mark[2] for mark in marks), default=0)
