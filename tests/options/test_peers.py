@@ -97,6 +97,27 @@ def test_row_14_exceptions_for_peers(cleaned: Cleaned) -> None:
     assert site.check() == []
 
 
+def test_row_82_what_listener_and_certificate_need(cleaned: Cleaned) -> None:
+    """Row 82: for a peer with a certificate smtpd asks for one, by the right digest; a listener has to be there."""
+    door, digest = new_address(), ":".join(["AB"] * 32)
+    site = Site(cleaned, destination={"peers": f'["listener:{door}:25", "cert:{digest}"]'})
+    site.mta.set(smtpd_tls_fingerprint_digest="md5")
+    site.splitmx.start()
+    site.build()
+    site.mta.apply(site.show())
+
+    assert site.mta.get("smtpd_tls_ask_ccert") == "yes"
+    assert site.mta.get("smtpd_tls_fingerprint_digest") == "sha256"
+    found = "\n".join(site.check())
+    assert f"no smtpd of master.cf listens at {door}:25" in found
+    assert "smtpd offers no TLS" in found
+
+    site.mta.command("postconf", "-Me", f"{door}:25/inet={door}:25 inet n - n - - smtpd")
+    site.mta.set(smtpd_tls_security_level="may")
+    site.mta.apply(site.show())
+    assert site.check() == []
+
+
 def test_row_14_postscreen(cleaned: Cleaned) -> None:
     """Row 14: where postscreen runs, it passes the other side on without any test."""
     site = Site(cleaned, destination={"peers": '["127.77.7.0/24"]'})

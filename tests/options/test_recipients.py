@@ -37,11 +37,13 @@ MORE: tuple[Person, ...] = (
       for domain in ("few.test", "strip.test", "match.test", "xn--bcher-kva.example", "plain.test", "abuse.test")
       for name in ("ann", "carl")),
     ("sales@few.test", "group", "ann@few.test, bob@few.test, friend@world.test", None, 1),
+    ("ümit@example.com", "mailbox", "", None, 1),
     ("sales@cross.test", "group", "ann@example.com, sales@few.test, bob@example.com", None, 1),
     ("boss@cross.test", "alias", "carl@example.com", None, 1),
 )  # fmt: skip
 THERE = (
-    "bob@example.com", "bea@example.com", "kept@example.com", "dave@example.com", "b.owned@example.com",
+    "bob@example.com", "jürgen@example.com", "bea@example.com", "kept@example.com", "dave@example.com",
+    "b.owned@example.com",
     "bob@few.test", "bob@strip.test", "bob@match.test", "bob@bücher.example", "bob@plain.test",
 )  # fmt: skip
 
@@ -165,6 +167,14 @@ def test_case_27_28_idn(site: Many, address: str) -> None:
     (mail,) = _one(site.secondary.of, sent.subject)
     assert mail.recipients[0].lower() in ("bob@xn--bcher-kva.example", "bob@bücher.example")
     assert site.send("zed@bücher.example").codes == {"zed@bücher.example": 550}
+
+
+def test_case_29_local_part_beyond_ascii(site: Many) -> None:
+    """Case 29: a local part in UTF-8 is found on either side, in upper case too; strangers are refused."""
+    sent = site.send("JÜRGEN@example.com", "ümit+x@example.com", "zoë@example.com")
+
+    assert list(sent.codes.values()) == [250, 250, 550]
+    site.arrives(sent, here=["ümit+x@example.com"], there=["jürgen@example.com"])
 
 
 # whose name is it

@@ -35,6 +35,7 @@ def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]
     yield from watch.restrictions()
     yield from watch.receivers()
     yield from watch.copies()
+    yield from watch.peers()
     yield from watch.sockets()
     yield from watch.queued()
 
@@ -239,6 +240,22 @@ class _Traps:
                         hint,
                     )  # fmt: skip
 
+    def peers(self) -> Iterator[Finding]:
+        """A peer's listener is one of ours, and clients can show a certificate at all."""
+        served = {domain.destination for domain in self.domains}
+        known = [(d.name, p) for d in self.settings.destinations.values() if d.name in served for p in d.peers]
+        doors = [_door(service.name) for service in self.postfix.receivers]
+        for name, peer in known:
+            host, port = _door(peer.value)
+            if peer.kind == "listener" and not any(port == p and h in ("", host) for h, p in doors):
+                yield warning(f"destination {name}: no smtpd of master.cf listens at {peer.value}, its peer's listener",
+                              f"add one: {peer.value} inet n - y - - smtpd")  # fmt: skip
+        levels = (s.overrides.get("smtpd_tls_security_level", "") for s in self.postfix.receivers)
+        secured = self.postfix.full("smtpd_tls_security_level") or self.postfix.full("smtpd_use_tls") == "yes"
+        if any(peer.kind == "cert" for _, peer in known) and not secured and not any(levels):
+            yield warning("a peer is known by its certificate, but smtpd offers no TLS",
+                          "set smtpd_tls_security_level = may and a certificate")  # fmt: skip
+
     def sockets(self) -> Iterator[Finding]:
         """The daemon's sockets are there, and Postfix may use them."""
         if self.plan.deploy == "static":
@@ -291,3 +308,9 @@ class _Traps:
         if waiting:
             yield warning(f"{waiting} queued recipients belong to domains that are not enabled: they may bounce",
                           "flush the queue before a domain is switched off")  # fmt: skip
+
+
+def _door(name: str) -> tuple[str, str]:
+    """Host and port of an inet service of master(5); "" where it listens at every address of inet_interfaces."""
+    host, _, port = name.rpartition(":")
+    return host.strip("[]"), {"smtp": "25", "submission": "587", "smtps": "465", "submissions": "465"}.get(port, port)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 EXPANSION_LIMIT = 20_000
 """virtual_alias_expansion_limit: above the largest group; its default is 1,000."""
 
+DIGESTS = {16: "md5", 20: "sha1", 32: "sha256", 64: "sha512"}
+"""smtpd_tls_fingerprint_digest by a fingerprint's length in octets."""
+
 
 def add(planner: Planner) -> None:
     """All of it."""
@@ -154,7 +157,15 @@ def probes(planner: Planner, names: Iterable[str]) -> None:
 
 
 def peers(planner: Planner) -> None:
-    """The other side is no flood and no stranger."""
+    """The other side is no flood and no stranger; its certificate is asked for."""
+    prints = [p.value for d in planner.settings.destinations.values() for p in d.peers if p.kind == "cert"]
+    if prints:
+        planner.set("smtpd_tls_ask_ccert", "yes", "a peer is known by its certificate")
+        digests = {DIGESTS.get(len(value.replace(":", "")) // 2, "") for value in prints}
+        if len(digests) > 1:
+            planner.plan.problems.append("cert: peers with fingerprints of different digests: Postfix makes one only")
+        elif digests != {""}:
+            planner.set("smtpd_tls_fingerprint_digest", digests.pop(), "how the peers' fingerprints were made")
     kinds = {p.kind for d in planner.settings.destinations.values() for p in d.peers}
     if not kinds & {"network", "spf"}:
         return
