@@ -7,6 +7,7 @@ listens on is left over from a crash and is removed; one that somebody answers o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import grp
@@ -172,6 +173,8 @@ def _bind_unix(listener: Listener) -> socket.socket:
     if len(os.fsencode(listener.path)) > _PATH_LIMIT:
         raise ListenError(f"{listener.name}: longer than {_PATH_LIMIT} bytes, which no MTA can connect to")
     group = _group_id(listener.group) if listener.group else -1
+    with contextlib.suppress(OSError):  # such as /run/splitmx after a boot; what is wrong further up, bind says
+        Path(listener.path).parent.mkdir(mode=0o711)
     _remove_stale(listener)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
