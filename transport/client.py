@@ -159,10 +159,15 @@ def judge(
         return loop
     if target[1].suspended:
         return Judgement(Rule.SUSPENDED, 550, "5.2.1", "Mailbox disabled, not accepting messages")
-    if domain.role == "secondary" and client.outsider:
-        refused = _outsider(settings, peers, knowledge, client, domain, decision if decision.catchall else target[1])
-        if refused is not None:
-            return refused
+    asked = [domain]
+    if decision.through and target[1].domain:
+        asked.append(settings.domains[target[1].domain])  # another spelling opens no other door
+    for one in asked:
+        if one.role == "secondary" and client.outsider:
+            judged = decision if decision.catchall else target[1]
+            refused = _outsider(settings, peers, knowledge, client, one, judged)
+            if refused is not None:
+                return refused
     if client.bounce and decision.catchall:
         return Judgement(Rule.REFUSE, 550, "5.1.1", "No such recipient here; bounces are not caught", keep=False)
     if target[1].verify:

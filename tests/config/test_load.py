@@ -230,13 +230,24 @@ def test_a_secondary_makes_no_copies(delivery: str) -> None:
 
 def test_bounces_to_postmaster_need_an_exim() -> None:
     """Row 28, judgement 9: what Postfix cannot do is refused with the reason; an Exim can, live or from files."""
-    text = '[destinations.d]\nhosts = ["192.0.2.1"]\nbounce = "postmaster"\n'
+    text = '[destinations.d]\nhosts = ["198.51.100.1"]\nbounce = "postmaster"\n'
     postfix = '[daemon]\nsocketmap = ["unix:/run/splitmx/s.sock"]\n'
     (error,) = errors_of(postfix + text)
     assert "Postfix sends the report of a relayed message to its sender" in error
     assert not errors_of(postfix + 'exim = ["unix:/run/splitmx/e.sock"]\n' + text)
     assert not errors_of(postfix + '[static]\nfor = ["postfix", "exim"]\n' + text)
     assert not errors_of(text)
+
+
+def test_one_envelope_domain_goes_one_way() -> None:
+    """Two destinations may share an envelope domain only when their mail takes the same way."""
+    text = (
+        '[destinations.a]\nhosts = ["198.51.100.1"]\nenvelope = "tenant.example"\n'
+        '[destinations.b]\nhosts = ["HOST"]\nenvelope = "tenant.example"\nplus = "strip"\n'
+    )
+    assert not errors_of(text.replace("HOST", "198.51.100.1"))
+    (error,) = errors_of(text.replace("HOST", "198.51.100.2"))
+    assert "as [destinations.a] has it with other hosts" in error
 
 
 def test_a_secondary_may_relay_to_the_mx_of_its_domain() -> None:

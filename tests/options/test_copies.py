@@ -19,6 +19,7 @@ unknown = "catchall:info@dual.test"
 postmaster = "ann@dual.test"
 local_transport = "{site.store.transport}"
 """
+CROWD = [f"somebody-of-the-crowd-{number}@dual.test" for number in range(1500)]
 MORE = (
     ("second@example.com", "mailbox", "", "store2", 1),
     ("moved@example.com", "mailbox", "", "cloud", 1),
@@ -27,6 +28,8 @@ MORE = (
     ("ann@dual.test", "mailbox", "", None, 1),
     ("carl@dual.test", "mailbox", "", None, 1),
     ("info@dual.test", "group", "ann@dual.test, carl@dual.test", None, 1),
+    *((address, "mailbox", "", None, 1) for address in CROWD),
+    ("crowd@dual.test", "group", ", ".join(CROWD), None, 1),
 )
 
 
@@ -78,6 +81,15 @@ def test_row_53_who_is_caught_for(site: Stores) -> None:
 
     sent = site.send("postmaster@dual.test")
     site.arrives(sent, here=["ann@dual.test"], there=["ann@dual.test"])
+
+
+def test_row_53_copies_of_a_large_group(site: Stores) -> None:
+    """Row 53: a group too large for one answer: everybody here and there, once."""
+    sent = site.send("crowd@dual.test")
+
+    assert sent.data == 250, sent.data_text
+    site.store.wait(sent.subject, *CROWD, seconds=60)
+    site.secondary.wait(sent.subject, *CROWD, seconds=60)
 
 
 def test_copies_of_a_forwarding_mailbox(site: Stores) -> None:

@@ -197,6 +197,16 @@ def test_outsiders(world: World, outsiders: Unknown, answer: str) -> None:
     assert action(faces, "ann@example.com", policy_context="outsider") == "DUNNO"
 
 
+def test_another_spelling_opens_no_other_door(world: World) -> None:
+    """A domain alias of a secondary, whatever its own role, asks as much of outsiders as the domain itself."""
+    alias = Domain("other.example", alias_of="example.com")
+    for more, text in (({"peer_only": True}, "550 5.7.1 "), ({"outsiders": Unknown.REJECT}, "550 5.1.1 ")):
+        faces = answerer(world, replace(SECONDARY, **more), alias, destinations=[destination(OWN)])
+        assert action(faces, "zed@other.example", policy_context="outsider").startswith(text)
+        assert action(faces, "zed@other.example") == "DUNNO"
+        assert action(faces, "zed@other.example", "198.51.100.9").startswith("550 5.4.6 ")
+
+
 def test_peer_only(world: World) -> None:
     """peer_only refuses strangers for the whole domain, never the primary itself (case 53)."""
     faces = answerer(world, replace(SECONDARY, peer_only=True), destinations=[destination(OWN)])

@@ -138,8 +138,22 @@ def _destination(draft: Draft, name: str) -> None:
             f"{table.envelope}, a domain of [domains]",
             "a domain that only the destination has",
         )
+    for other, beside in draft.destinations.items():
+        if other == name or beside is None or not table.envelope or beside.envelope != table.envelope:
+            continue
+        if other < name and _way(beside) != _way(table):
+            draft.add(
+                (*at, "envelope"),
+                f"{table.envelope}, as [destinations.{other}] has it with other hosts",
+                "an envelope domain for each way: that name can be routed one way only",
+            )
     if table.exclusive and not table.peers and draft.good((*at, "peers")):
         draft.add((*at, "exclusive"), "true without peers", 'peers = ["NETWORK"] beside it')
+
+
+def _way(table: model.DestinationTable) -> tuple[object, ...]:
+    """What decides where its mail goes."""
+    return (table.service, tuple(table.hosts), table.domain, table.port)
 
 
 def _exim(draft: Draft) -> bool:
