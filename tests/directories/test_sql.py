@@ -123,6 +123,7 @@ def test_a_hostile_address_is_only_a_value(database: Database) -> None:
         ('"two..dots"@example.com', ("two..dots", "example.com")),
         ("ann@bücher.example", ("ann", "xn--bcher-kva.example")),
         ("ann@xn--bcher-kva.example", ("ann", "xn--bcher-kva.example")),
+        ("ann@BÜCHER.example", ("ann", "xn--bcher-kva.example")),
         ("jörg@example.com", ("jörg", "example.com")),
         ("JÖRG@example.com", ("jörg", "example.com")),
         ("straße@example.com", ("strasse", "example.com")),

@@ -101,7 +101,7 @@ def address_in(text: str) -> Address | None:
 
 @lru_cache(maxsize=4096)
 def _domain_spellings(domain: str) -> tuple[str, ...]:
-    """A folded domain as a database may hold it: as A-labels, and as U-labels where it has them."""
+    """A folded domain as a database may hold it: as A-labels, and as U-labels in either case where it has them."""
     if "xn--" not in domain:
         return (domain,)
     labels = []
@@ -110,7 +110,8 @@ def _domain_spellings(domain: str) -> tuple[str, ...]:
             labels.append(label[4:].encode().decode("punycode") if label.startswith("xn--") else label)
         except UnicodeError:
             return (domain,)
-    return (domain, ".".join(labels))
+    name = ".".join(labels)
+    return (domain, name, _upper(name))
 
 
 def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
