@@ -41,7 +41,7 @@ postconf -e 'splitmx_observe = check_policy_service { unix:splitmx/policy.sock, 
 postconf -e 'smtpd_recipient_restrictions = check_recipient_access sqlite:/etc/postfix/splitmx-policy.cf'
 
 # above the largest group; Postfix defers larger ones for ever
-postconf -e 'virtual_alias_expansion_limit = 20000'
+postconf -e 'virtual_alias_expansion_limit = 100000'
 
 # once is once, by alias and group too; costs the X-Original-To header
 postconf -e 'enable_original_recipient = no'

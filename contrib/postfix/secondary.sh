@@ -58,7 +58,7 @@ postconf -e 'splitmx_outsider = check_policy_service { unix:splitmx/policy.sock,
 postconf -e 'smtpd_recipient_restrictions = check_recipient_access sqlite:/etc/postfix/splitmx-policy.cf, permit_mynetworks, permit_sasl_authenticated, check_recipient_access sqlite:/etc/postfix/splitmx-outsider.cf'
 
 # above the largest group; Postfix defers larger ones for ever
-postconf -e 'virtual_alias_expansion_limit = 20000'
+postconf -e 'virtual_alias_expansion_limit = 100000'
 
 # once is once, by alias and group too; costs the X-Original-To header
 postconf -e 'enable_original_recipient = no'

@@ -21,7 +21,7 @@ postconf -e 'virtual_alias_maps = lmdb:/var/lib/splitmx/maps/virtual_alias'
 postconf -e 'relay_recipient_maps = lmdb:/var/lib/splitmx/maps/relay_recipients'
 
 # above the largest group; Postfix defers larger ones for ever
-postconf -e 'virtual_alias_expansion_limit = 20000'
+postconf -e 'virtual_alias_expansion_limit = 100000'
 
 # once is once, by alias and group too; costs the X-Original-To header
 postconf -e 'enable_original_recipient = no'

@@ -50,7 +50,7 @@ postconf -e 'smtp_tls_policy_maps = lmdb:/var/lib/splitmx/maps/tls_policy'
 postconf -e 'smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt'
 
 # above the largest group; Postfix defers larger ones for ever
-postconf -e 'virtual_alias_expansion_limit = 20000'
+postconf -e 'virtual_alias_expansion_limit = 100000'
 
 # once is once, by alias and group too; costs the X-Original-To header
 postconf -e 'enable_original_recipient = no'

@@ -15,7 +15,7 @@ from transport.mta.postfix_parts import RELAY, Master, Override
 if TYPE_CHECKING:
     from transport.mta.postfix_plan import Planner
 
-EXPANSION_LIMIT = 20_000
+EXPANSION_LIMIT = 100_000
 """virtual_alias_expansion_limit: above the largest group; its default is 1,000."""
 
 DIGESTS = {16: "md5", 20: "sha1", 32: "sha256", 64: "sha512"}
