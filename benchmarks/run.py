@@ -50,7 +50,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--nice", type=int, default=0, help="priority of all that is measured; -20 needs root")
+    parser.add_argument("--realtime", action="store_true", help="for latencies on a machine that others use, too")
     options = parser.parse_args()
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     if options.nice:
         os.nice(options.nice)
         group = Path("/proc/self/autogroup")  # sched(7): without it, nice counts only within our own session
