@@ -324,6 +324,7 @@ def test_off_and_observed(site: Site) -> None:
         sent = site.send([f"ann@{domain}", f"bob@{domain}", f"zed@{domain}"])
         assert set(sent.codes.values()) == {250}
         site.store.wait(sent.subject, f"ann@{domain}", f"bob@{domain}", f"zed@{domain}")
+    wait_for(lambda: "zed@observed.example" in site.daemon.run("observe", "report").stdout, 10, site.daemon.tail)
 
 
 def test_itself_and_nowhere(site: Site) -> None:

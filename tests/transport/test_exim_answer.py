@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd.protocols import exim as protocol
@@ -153,6 +153,7 @@ def test_off_and_observed() -> None:
     assert outcome.decision.verdict.value == "RELAY"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["decision", "targets", "hosts", "text"]), st.text()))
 def test_files_and_daemon_write_alike(found: dict[str, str]) -> None:
     """A reply in a file is the daemon's, or none."""
@@ -162,6 +163,7 @@ def test_files_and_daemon_write_alike(found: dict[str, str]) -> None:
     assert not line or live == protocol.TEMP or line.encode() == live
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.binary(min_size=1, max_size=40), st.binary(max_size=60), max_size=300))
 def test_cdb(rows: dict[bytes, bytes]) -> None:
     """Every key is found by the format's own way of looking up."""

@@ -322,9 +322,13 @@ SPLITMX_TARGETS = ${if match{$address_data}{\N\sextended=yes(\s|$)\N}\
   {SPLITMX_LISTED_TARGETS}}
 SPLITMX_HOSTS = ${map{<; ${extract{hosts}{$address_data}}}\
   {${if match{$item}{:}{[$item]}{$item}}:${extract{port}{$address_data}}}}
+.ifdef _HAVE_DANE
 SPLITMX_PROVEN = forall{<; ${map{<; ${extract{hosts}{$address_data}}}\
   {${if match{$item}{\N^(.+)/MX$\N}{${lookup dnsdb{>; defer_strict,mxh=$1}}}{$item}}}}}\
   {!eq{${lookup dnsdb{>; defer_strict,dnssec_strict,tlsa=_${extract{port}{$address_data}}._tcp.$item}}}{}}
+.else
+SPLITMX_PROVEN = eq{no}{dane}
+.endif
 SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_][-0-9A-Za-z._:;/]*$\N}} \
   {match{${extract{port}{$address_data}}}{\N^\d{1,5}$\N}} \
   {match{${extract{tls}{$address_data}}}{\N^(none|may|encrypt|ca|ca\+name|dane)$\N}}
@@ -369,18 +373,24 @@ splitmx_smtp_none:
 """
     + _COMMON
     + """  hosts_avoid_tls = *
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 splitmx_smtp_may:
 """
     + _COMMON
-    + """  hosts_try_dane =
+    + """.ifdef _HAVE_DANE
+  hosts_try_dane =
+.endif
 
 splitmx_smtp_encrypt:
 """
     + _COMMON
     + """  hosts_require_tls = *
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 # A certificate of a known authority, whatever its name.
 splitmx_smtp_ca:
@@ -390,7 +400,9 @@ splitmx_smtp_ca:
     + """  hosts_require_tls = *
   tls_verify_hosts = *
   tls_verify_cert_hostnames =
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 # The same, and the host's name in it.
 splitmx_smtp_ca_name:
@@ -400,13 +412,17 @@ splitmx_smtp_ca_name:
     + """  hosts_require_tls = *
   tls_verify_hosts = *
   tls_verify_cert_hostnames = *
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 # TLSA records that DNSSEC proves, or nothing.
 splitmx_smtp_dane:
 """
     + _COMMON
-    + """  hosts_require_dane = *
+    + """.ifdef _HAVE_DANE
+  hosts_require_dane = *
+.endif
   hosts_require_tls = *
   dnssec_request_domains = *
 
@@ -416,12 +432,16 @@ splitmx_lmtp:
   protocol = lmtp
   port = 24
   return_path = SPLITMX_STORE_SENDER
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 splitmx_smtp_store:
   driver = smtp
   return_path = SPLITMX_STORE_SENDER
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
 
 splitmx_socket:
   driver = lmtp
