@@ -255,6 +255,16 @@ def test_own_patterns_before_ours(cleaned: Cleaned, change: Change, text: str) -
     assert has(site, text), site.check()
 
 
+def test_own_tls_policy_for_the_same_host(cleaned: Cleaned) -> None:
+    """A weaker policy of the site for the same next hop is asked before ours, and named."""
+    site = prepared(cleaned, destination={"tls": '"encrypt"'})
+    assert not has(site, "does not count")
+
+    front("smtp_tls_policy_maps", f"inline:{{{{ {site.secondary.nexthop} = may }}}}")(site)
+
+    assert has(site, "does not count")
+
+
 def test_class_table_that_cannot_be_asked(cleaned: Cleaned) -> None:
     """With a class table that does not answer nobody knows the class: a problem, never a new class."""
     site = Site(cleaned)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transport.checks.finding import Finding, error, note, warning
 from transport.config.settings import Domain, Settings, Unknown
+from transport.maps import tls_policy
 from transport.maps.guard import spellings
 from transport.mta.postfix import Postfix, Service, split_list
 from transport.mta.postfix_parts import RECIPIENT_MAPS, RELAY, VIRTUAL, Plan
@@ -38,6 +39,8 @@ def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]
     yield from watch.peers()
     yield from watch.sockets()
     yield from watch.queued()
+    yield from watch.tls_policies()
+    yield from watch.leftovers()
 
 
 class _Traps:
@@ -287,6 +290,24 @@ class _Traps:
             or (found.st_gid == owner.pw_gid and found.st_mode & 0o020)
             or found.st_mode & 0o002
         )
+
+    def tls_policies(self) -> Iterator[Finding]:
+        """A site's own TLS policy for the same next hop is asked before ours."""
+        wanted = tls_policy.rows(self.settings)
+        if self.plan.setting("smtp_tls_policy_maps") is None:
+            return
+        for hop, table in self._sites("smtp_tls_policy_maps", list(wanted)).items():
+            own = self.postfix.lookup(table, [hop])[hop]
+            if own.split() != wanted[hop].split():
+                yield warning(f"smtp_tls_policy_maps: {table} has {hop} {own}: ours ({wanted[hop]}) does not count",
+                              "take that entry out, or set tls of the destination to the same")  # fmt: skip
+
+    def leftovers(self) -> Iterator[Finding]:
+        """Ways of mydestination to hand strangers on, which a split domain does not use any more."""
+        local = [name for name, parameter in self.plan.classes.items() if parameter == "mydestination"]
+        for parameter in ("luser_relay", "fallback_transport", "fallback_transport_maps"):
+            if local and self.postfix.full(parameter):
+                yield note(f"{parameter} gets nobody of {local[0]} any more whom no directory lists: unknown decides")
 
     def queued(self) -> Iterator[Finding]:
         """Mail that still waits for a domain which is switched off would bounce."""
