@@ -14,6 +14,7 @@ from pathlib import Path
 from transport.config.settings import Domain, Listener, Settings
 from transport.maps.guard import spellings
 from transport.mta import exim_fragments as text
+from transport.mta import exim_routers
 
 KINDS = ("plain", "debian", "cpanel")
 DEPLOYMENTS = ("live", "static", "both")
@@ -236,7 +237,7 @@ def envelopes(settings: Settings) -> Iterable[str]:
 
 
 def _routers() -> str:
-    return text.ROUTER_MACROS + "\n" + text.ROUTERS
+    return exim_routers.ROUTER_MACROS + "\n" + exim_routers.ROUTERS
 
 
 def _transports() -> str:

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routers that make an Exim ask splitmx; the rules behind them stand in `exim_fragments`."""
+
+from __future__ import annotations
+
+ROUTER_MACROS = r"""# What the routers read out of one reply.
+SPLITMX_NOBODY = nobody@copy-errors.splitmx.invalid
+SPLITMX_WORD = ${extract{decision}{$address_data}{$value}{none}}
+SPLITMX_WAY = ${if eq{SPLITMX_WORD}{expand}{${extract{self}{$address_data}{$value}{none}}}{SPLITMX_WORD}}
+SPLITMX_COPY_HERE = and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{copy}{$address_data}}}{local}}}
+SPLITMX_WIRE = ${extract{address64}{$address_data}{${base64d:$value}}\
+  {${extract{address}{$address_data}{$value}\
+  {${extract{envelope}{$address_data}{${quote_local_part:$local_part}@$value}}}}}}
+SPLITMX_LISTED_TARGETS = ${extract{targets64}{$address_data}{${base64d:$value}}{${extract{targets}{$address_data}}}}
+# A file has the alias without the extension: the targets get it here, as the daemon gives it to them.
+SPLITMX_TARGETS = ${if match{$address_data}{\N\sextended=yes(\s|$)\N}\
+  {${map{<,SPLITMX_LISTED_TARGETS}{${sg{$item}{\N@[^@]*$\N}{}}\
+  ${if match{$local_part}{SPLITMX_EXTENSION}{$0}}@${sg{$item}{\N^.*@\N}{}}}}}\
+  {SPLITMX_LISTED_TARGETS}}
+SPLITMX_HOSTS = ${map{<; ${extract{hosts}{$address_data}}}\
+  {${if match{$item}{:}{[$item]}{$item}}:${extract{port}{$address_data}}}}
+.ifdef _HAVE_DANE
+SPLITMX_PROVEN = forall{<; ${map{<; ${extract{hosts}{$address_data}}}\
+  {${if match{$item}{\N^(.+)/MX$\N}{${lookup dnsdb{>; defer_strict,mxh=$1}}}{$item}}}}}\
+  {!eq{${lookup dnsdb{>; defer_strict,dnssec_strict,tlsa=_${extract{port}{$address_data}}._tcp.$item}}}{}}
+.else
+SPLITMX_PROVEN = eq{no}{dane}
+.endif
+SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_][-0-9A-Za-z._:;/]*$\N}} \
+  {match{${extract{port}{$address_data}}}{\N^\d{1,5}$\N}} \
+  {match{${extract{tls}{$address_data}}}{\N^(none|may|encrypt|ca|ca\+name|dane)$\N}}
+SPLITMX_GOOD_STORE = {or{{!eq{${extract{copy}{$address_data}}}{local}} \
+  {match{${extract{store_via}{$address_data}}}{\N^(lmtp|smtp|socket)$\N}}}}
+SPLITMX_STORE_HOST = ${if match{${extract{store_hosts}{$address_data}}}{:}\
+  {[${extract{store_hosts}{$address_data}}]}{${extract{store_hosts}{$address_data}}}}\
+  :${extract{store_port}{$address_data}{$value}{24}}
+SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_none}\
+  {${if eq{${extract{tls}{$address_data}}}{encrypt}{splitmx_smtp_encrypt}\
+  {${if eq{${extract{tls}{$address_data}}}{ca}{splitmx_smtp_ca}\
+  {${if eq{${extract{tls}{$address_data}}}{ca+name}{splitmx_smtp_ca_name}\
+  {${if eq{${extract{tls}{$address_data}}}{dane}{splitmx_smtp_dane}{splitmx_smtp_may}}}}}}}}}}
+SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
+  {${extract{errors}{$address_data}{$value}{postmaster@$domain}}}fail}
+"""
+
+# In a host list each IPv6 address needs brackets before its port.
+ROUTERS = r"""# Routers for our domains: behind the site's own alias and SRS routers, before all others that route.
+# They never speak for another domain: each has `domains =`.
+
+# Reports about failed copies end here. (An empty errors_to would silence the delivery itself too: `unseen` hands it
+# on to the routers that follow.)
+splitmx_nobody:
+  driver = redirect
+  domains = copy-errors.splitmx.invalid
+  senders = :
+  data = :blackhole:
+
+# The one question. It stands in address_data, and the router declines.
+splitmx_ask:
+  driver = redirect
+  domains = +splitmx_routed
+  address_data = ${if match{$local_part}{\N[\x00-\x1f\x7f]\N}\
+    {decision=unknown }\
+    {SPLITMX_ANSWER}}
+  data =
+
+# Neither a known word nor complete, an empty answer among them: later.
+splitmx_trouble:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if or{\
+    {match{$address_data}{\N^decision=(pass|local)(\s+extended=yes)?\s*$\N}}\
+    {match{$address_data}{\N^decision=(unknown|suspended)(\s|$)\N}}\
+    {and{{match{$address_data}{\N^decision=relay\s.*\bverify=(yes|no)\b\N}} SPLITMX_GOOD_HOSTS \
+      SPLITMX_GOOD_STORE}}\
+    {and{{match{$address_data}{\N^decision=local\s.*\bverify=(yes|no)\b\N}}\
+      {or{{!eq{${extract{copy}{$address_data}}}{relay}} {and{SPLITMX_GOOD_HOSTS}}}}}}\
+    {and{{match{$address_data}{\N^decision=expand\s.*\btargets(64)?=\S\N}}\
+      {or{{!match{$address_data}{\N\smembers=\N}} {match{$address_data}{\N\sverify=(yes|no)\b\N}}}}\
+      {or{{eq{${extract{hosts}{$address_data}}}{}} {and{SPLITMX_GOOD_HOSTS}}}} \
+      SPLITMX_GOOD_STORE}}\
+    }{no}{yes}}
+  allow_defer
+  data = :defer: 451 4.3.0 Recipient cannot be looked up now, try again later
+
+# Suspended people exist: as senders they are good.
+splitmx_suspended:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if eq{SPLITMX_WORD}{suspended}}
+  verify_sender = false
+  allow_fail
+  data = :fail: 550 ${extract{text}{$address_data}{$value}{5.2.1 Mailbox disabled, not accepting messages}}
+
+splitmx_unknown:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if eq{SPLITMX_WORD}{unknown}}
+  allow_fail
+  data = :fail: 550 ${extract{text}{$address_data}{$value}{5.1.1 No such recipient here}}
+
+# Sender verification: whoever is not unknown is good, on whichever side.
+splitmx_sender:
+  driver = accept
+  domains = +splitmx_routed
+  condition = ${if match{SPLITMX_WORD}{\N^(local|relay|expand|suspended)$\N}}
+  verify_only
+  verify_recipient = false
+
+# Aliases, groups, catch-all, domain aliases. For a mailbox that forwards and keeps, the kept mail comes here again
+# and Exim skips this router for it: `self` says then how it goes.
+splitmx_expand:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if eq{SPLITMX_WORD}{expand}}
+  data = SPLITMX_TARGETS
+  forbid_file
+  forbid_pipe
+  forbid_include
+  forbid_filter_run
+  forbid_filter_readsocket
+  cannot_route_message = No such recipient here
+
+# delivery = "all": the destination is the delivery, the copy for the store here is silent.
+splitmx_copy_lmtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_lmtp
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_smtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_smtp_store
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_socket:
+  driver = accept
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  transport = splitmx_socket
+
+# envelope, plus = "strip": another recipient on the wire; headers stay.
+splitmx_envelope:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
+    {!eq{SPLITMX_WIRE}{}} \
+    {!eqi{SPLITMX_WIRE}{${quote_local_part:$local_part}@$domain}}}}
+  errors_to = SPLITMX_ERRORS
+  data = SPLITMX_WIRE
+  forbid_file
+  forbid_pipe
+  forbid_include
+
+# delivery = "dual": a copy for the destination, a silent one.
+splitmx_copy_there:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_HOSTS
+  transport = SPLITMX_BY_LEVEL
+  self = defer
+  host_find_failed = defer
+
+# Listed at the other side: a recipient is good without asking anybody, even while DNS is down.
+splitmx_listed:
+  driver = accept
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} {!eq{${extract{verify}{$address_data}}}{yes}}}}
+  verify_only
+  verify_sender = false
+
+# tls = "dane": without a proven TLSA record for every host Exim would bounce; wait for it instead.
+splitmx_dane:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{tls}{$address_data}}}{dane}} {!SPLITMX_PROVEN}}}
+  allow_defer
+  data = :defer: 451 4.7.5 The next hop has no TLSA record that DNSSEC proves
+
+# A destination domain that says it takes no mail (RFC 7505): told at once, not after days.
+splitmx_null_mx:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
+    {match{${extract{hosts}{$address_data}}}{\N^([^;]+)/MX$\N}} \
+    {match{${lookup dnsdb{>; defer_never,mx=$1}}}{\N^\d+ \.?$\N}}}}
+  allow_fail
+  data = :fail: 550 5.1.10 The destination takes no mail (null MX)
+
+# The other side.
+splitmx_relay:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if eq{SPLITMX_WAY}{relay}}
+  errors_to = SPLITMX_ERRORS
+  route_data = <;SPLITMX_HOSTS
+  transport = SPLITMX_BY_LEVEL
+  self = defer
+  host_find_failed = defer
+
+# A store that the configuration names (locations, local_transport). Without one the site's own routers deliver.
+splitmx_store_lmtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_lmtp
+  self = send
+  host_find_failed = defer
+
+splitmx_store_smtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_smtp_store
+  self = send
+  host_find_failed = defer
+
+splitmx_store_socket:
+  driver = accept
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{socket}}}}
+  transport = splitmx_socket
+
+# For local routers without local_part_suffix: ann+news is delivered as ann.
+.ifdef SPLITMX_STRIP_EXTENSION
+splitmx_strip:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}
+  data = ${quote_local_part:${substr{0}{${eval:${strlen:$local_part}-${extract{strip}{$address_data}}}}{$local_part}}}\
+    @$domain
+  forbid_file
+  forbid_pipe
+  forbid_include
+.endif
+
+# What is left is here, or not our business: the site's own routers follow. Anything else would be a mistake.
+splitmx_rest:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if match{SPLITMX_WAY}{\N^(local|pass)$\N}{no}{yes}}
+  allow_defer
+  data = :defer: 451 4.3.0 Recipient cannot be routed now, try again later
+"""
