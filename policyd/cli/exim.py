@@ -14,7 +14,7 @@ KIND = click.Choice(["plain", "debian", "cpanel"])
 DEPLOY = click.Choice(["live", "static", "both"])
 
 
-@click.group()
+@click.group(epilog=examples("splitmx exim show", "splitmx exim check"))
 def exim() -> None:
     """Show the texts that Exim needs, or check those that it has."""
 

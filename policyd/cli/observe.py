@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policyd.cli.observed import Report
 
 
-@click.group()
+@click.group(epilog=examples("splitmx observe report --domain example.com"))
 def observe() -> None:
     """Domains with enabled = "observe": what would have been decided for their mail."""
 

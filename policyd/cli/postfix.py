@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEPLOY = click.Choice(["live", "static", "both"])
 
 
-@click.group()
+@click.group(epilog=examples("splitmx postfix show", "splitmx postfix check"))
 def postfix() -> None:
     """Show the settings that Postfix needs, or check those that it has."""
 
