@@ -111,3 +111,30 @@ def test_a_store_that_is_down_holds_only_its_copy(site: Stores) -> None:
     site.mta.flush()
     site.store2.wait(sent.subject, "second@example.com")
     assert site.check() == []
+
+
+def test_row_53_files_alone(cleaned: Cleaned) -> None:
+    """Row 53: dual delivery and all from static files alone, by alias and group too, without any daemon in the way."""
+    site = Site(
+        cleaned,
+        deploy="static",
+        domain={"delivery": '"dual"'},
+        people=[*PEOPLE, ("dora@all.test", "mailbox", "", None, 1), ("d@all.test", "alias", "dora@all.test", None, 1)],
+        tables=TABLES.replace("dual.test", "all.test")
+        .replace('"dual"', '"all"')
+        .replace('"catchall:info@all.test"', '"reject"')
+        .replace("ann@all.test", "dora@all.test"),
+    ).install()
+    site.splitmx.stop()
+
+    sent = site.send("sales@example.com", "carl+x@example.com", "zed@example.com")
+    assert list(sent.codes.values()) == [250, 250, 550]
+    site.arrives(
+        sent,
+        here=["ann@example.com", "carl+x@example.com"],
+        there=["ann@example.com", "bob@example.com", "carl@example.com"],
+        out=["outside@world.test"],
+    )
+    sent = site.send("d@all.test")
+    site.arrives(sent, here=["dora@all.test"], there=["dora@all.test"])
+    assert site.check() == []
