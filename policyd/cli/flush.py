@@ -24,7 +24,8 @@ def flush(config: Path, as_json: bool, what: str) -> int:
     """
     from policyd.cli.control import must_call
 
-    answer = must_call(config, "flush", timeout=120, what=what)
+    # a domain is read anew, which may take as long as its directories need
+    answer = must_call(config, "flush", timeout=20 if "@" in what else 120, what=what)
     directories = answer.get("directories", [])
     if as_json:
         print_json({key: value for key, value in answer.items() if key != "ok"})
