@@ -30,6 +30,7 @@ class Expansion:
         self._router = router
         self._question = question._replace(expand=False)
         self._domain = domain
+        self._same: dict[tuple[object, ...], Decision] = {}
         self._leaves: dict[str, Decision] = {}
         self._copies: dict[str, None] = {}
         self._dropped: dict[str, None] = {}
@@ -92,7 +93,7 @@ class Expansion:
             if address is None:
                 self._findings[f"{external(node[1], node[0])} has a target that is no address: {target!r}"] = None
                 continue
-            decision = self._router.answer(self._question, address)
+            decision = self._decide(address)
             if decision.verdict is not Verdict.EXPAND:
                 self._take(address, decision)
                 continue
@@ -115,6 +116,21 @@ class Expansion:
                 opened.add(step)
                 on_path.add(step)
                 path.append((step, further))
+
+    def _decide(self, address: Address) -> Decision:
+        """One target's decision. Plain mailboxes in the same situation share one: a group may have ten thousand."""
+        rows = self._question.knowledge.rows(address.domain, address.local)
+        domain = self._router.settings.domains.get(address.domain)
+        if len(rows) != 1 or rows[0].targets or rows[0].live or domain is None or self._router.timed(domain.name):
+            return self._router.answer(self._question, address)
+        row = rows[0]
+        situation = (address.domain, row.directory, row.kind, row.active, row.location)
+        decision = self._same.get(situation)
+        if decision is None:
+            decision = self._router.answer(self._question, address)
+            if decision.listed and not decision.findings and decision.verdict in (Verdict.LOCAL, Verdict.RELAY):
+                self._same[situation] = decision
+        return decision
 
     def _kept(self, decision: Decision) -> Decision:
         """The copy that a forwarding mailbox keeps for itself."""
