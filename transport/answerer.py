@@ -9,8 +9,9 @@ entries. The memo lives as long as the settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from transport import exim_answer
 from transport.address import Address, external, fold_domain, forms, parse
 from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
 from transport.config.settings import Settings
@@ -20,6 +21,7 @@ from transport.maps import here, recipient_bcc, relay_domains, relay_recipients,
 from transport.maps import transport as transport_map
 from transport.maps.answer import NOTFOUND, OK, TEMP, Answer
 from transport.names import Of, Place
+from transport.outcome import Outcome as Outcome
 from transport.router import PASS_FOREIGN, Router
 
 ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
@@ -31,31 +33,6 @@ MAX_KEY = 10_000
 
 _MEMO_LIMIT = 20_000
 _EXPANSIONS_LIMIT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One answer.
-
-    status, value: of a map OK/NOTFOUND/TEMP and its value; of the policy service OK and the action; of Exim OK and
-    "" with `pairs` holding the reply's keys in order.
-    decision: what was decided, None where no address was involved. judgement: of the policy service and Exim.
-    ask: look-ups to make before asking again: (directory, local, domain). ask_loop: a listed address whose first
-    return from its peer has to be looked up (and noted) before asking again.
-    keep: may be cached until settings or index change. observe: decided for a domain that is only observed.
-    shared: this very object is the answer of all addresses in one situation, as long as the settings hold.
-    """
-
-    status: str
-    value: str = ""
-    decision: Decision | None = None
-    judgement: Judgement | None = None
-    pairs: Mapping[str, str] = field(default_factory=dict)
-    ask: tuple[tuple[str, str, str], ...] = ()
-    ask_loop: tuple[str, str] | None = None
-    keep: bool = True
-    observe: bool = False
-    shared: bool = False
 
 
 _NOT_FOUND = Outcome(NOTFOUND)
@@ -291,8 +268,6 @@ class Answerer:
     def exim(self, request: Mapping[str, str], now: float) -> Outcome:
         """The pairs of one Exim reply (DESIGN 5.6). request: recipient, and client, listener, cert, outsider,
         bounce where the RCPT ACL asks."""
-        from transport import exim_answer  # it is made of the parts above
-
         return exim_answer.answer(self, request, now)
 
 

@@ -37,11 +37,13 @@ from transport.client import Client, Judgement, Rule, listener_name
 from transport.config.settings import Destination, Settings
 from transport.decision import Decision, Verdict
 from transport.maps import virtual_alias
+from transport.maps.answer import OK, TEMP
 from transport.names import Of, Place, chunk_domain
+from transport.outcome import Outcome
 from transport.router import PASS_FOREIGN
 
 if TYPE_CHECKING:
-    from transport.answerer import Answerer, Outcome
+    from transport.answerer import Answerer
 
 PASS = {"decision": "pass"}
 UNKNOWN = {"decision": "unknown", "code": "550", "text": "5.1.1 No such recipient here"}
@@ -63,9 +65,6 @@ def answer(faces: Answerer, request: Mapping[str, str], now: float) -> Outcome:
 
     request: recipient, and client, listener, cert, outsider, bounce where the RCPT ACL asks.
     """
-    from transport.answerer import Outcome
-    from transport.maps.answer import OK
-
     text = request.get("recipient", "")
     address = parse(text)
     if address is None:
@@ -106,9 +105,6 @@ def _hopeless(faces: Answerer, text: str) -> dict[str, str]:
 
 def _chunk(faces: Answerer, address: Address, place: Place, now: float) -> Outcome:
     """One part of a large group."""
-    from transport.answerer import Outcome
-    from transport.maps.answer import OK, TEMP
-
     local, _, digits = address.local.rpartition("=")
     if place.domain is None or place.store or not local or not digits.isascii() or not digits.isdigit():
         return Outcome(OK, pairs=PASS, decision=PASS_FOREIGN)
