@@ -16,7 +16,9 @@ from tests.exim.site import Site
 from tests.mta.daemon import COMMAND
 from tests.mta.exim import EximInstance, environment, unpacked
 from tests.mta.sending import send
+from transport.checks.exim import findings
 from transport.config.settings import Daemon, Destination, Domain, Listener, Location, Settings
+from transport.mta.exim import read
 from transport.mta.exim_plan import plan, problems, render
 
 Cleaned = Callable[[Callable[[], object]], None]
@@ -91,11 +93,12 @@ def test_show(site: Site) -> None:
 
 
 @pytest.mark.e2e
-def test_check_is_content_with_what_show_prints(site: Site) -> None:
+def test_check_is_content_with_what_show_prints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A site set up by the book has no finding; what differs is named."""
     words = ("exim", "check", "--exim", str(site.exim.binary), "--exim-config")
     done = run(site, *words, str(site.exim.conf))
     assert done.returncode == 0, done.stdout
+    monkeypatch.setenv("LD_LIBRARY_PATH", environment()["LD_LIBRARY_PATH"])
     text = site.exim.conf.read_text()
     for number, (old, new, wanted) in enumerate(
         (
@@ -120,9 +123,8 @@ def test_check_is_content_with_what_show_prints(site: Site) -> None:
         assert old in text, old
         broken = site.exim.root / f"broken{number}.conf"
         broken.write_text(text.replace(old, new, 1))
-        found = run(site, *words, str(broken))
-        assert found.returncode == 1
-        assert wanted in found.stdout, (wanted, found.stdout, found.stderr)
+        found = findings(site.settings, read(str(site.exim.binary), broken))
+        assert any(wanted in f.text and f.level != "note" for f in found), (wanted, found)
 
 
 @pytest.mark.e2e
