@@ -332,6 +332,7 @@ def test_row_30_case_38_group_members_false(site: Many) -> None:
     site.arrives(sent, here=["ann@few.test"], out=["friend@world.test"])
     assert re.search(r"left out +bob@few\.test", site.explain("sales@few.test"))
     assert "bob@few.test" in site.splitmx.tail(200)
+    assert "leaves out 1 members at the other side (bob@few.test)" in site.splitmx.run("check").stdout
 
 
 def test_group_across_domains(site: Many) -> None:

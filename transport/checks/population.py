@@ -124,6 +124,12 @@ def _aliases(settings: Settings, index: sqlite3.Connection, reader: Reader) -> I
                 yield error(finding, "take one of them out; the others still get their mail")
             else:
                 yield warning(f"{external(local, name)}: {finding}")
+        if decision.dropped:
+            who = ", ".join(decision.dropped[:3]) + (" …" if len(decision.dropped) > 3 else "")
+            yield note(
+                f"group {external(local, name)}: group_members = false leaves out {len(decision.dropped)} members at "
+                f"the other side ({who})"
+            )
 
 
 def _configured(settings: Settings, reader: Reader) -> Iterator[Finding]:
