@@ -178,6 +178,9 @@ def test_dual(site: Site) -> None:
     site.store.wait(refused.subject, "carl@dual.example")
     site.exim.wait_empty()
     assert "teller@foreign.example" not in [n for mail in site.outside.mails for n in mail.recipients]
+    bounce = site.send("carl@dual.example", "")
+    site.store.wait(bounce.subject, "carl@dual.example")
+    wait_for(lambda: not any("carl@dual.example" in names for names in site.exim.queued().values()), 10, site.exim.tail)
 
 
 def test_dual_failure_here_is_told(site: Site) -> None:
