@@ -75,7 +75,8 @@ def _answer(config: Path, name: str, key: str) -> tuple[str, str, str]:
         return status, value, f"daemon at {listener.name}"
     from policyd.cli.alone import Alone
 
-    note(f"no daemon ({why}): answering from the directories themselves")
+    whom = "the daemon may not be asked" if why.endswith("Permission denied") else "no daemon"
+    note(f"{whom} ({why}): answering from the directories themselves")
     with Alone(config) as here:
         outcome = here.map(name, key)
         for fault in here.faults:
