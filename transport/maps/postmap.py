@@ -34,7 +34,7 @@ def default_types() -> tuple[str, ...]:
             "name it with --type (texthash needs no postmap)",
         ) from None
     if run.returncode or not run.stdout.strip():
-        raise BuildError(f"postconf: {_last(run.stderr)}", "name the type of the maps with --type")
+        raise BuildError(f"postconf: {_last(run.stderr)}", "name the type of the maps: types in [static], or --type")
     return (run.stdout.strip(),)
 
 
