@@ -129,7 +129,12 @@ def _places(
         except DnsError as fault:
             addresses = by_hosts_file(name)
             if not addresses:
-                add(error(f"destination {destination.name}: {fault.what}", _later(fault, "hosts" if destination.hosts else "domain")))
+                add(
+                    error(
+                        f"destination {destination.name}: {fault.what}",
+                        _later(fault, "hosts" if destination.hosts else "domain"),
+                    )
+                )
                 continue
             add(
                 note(
