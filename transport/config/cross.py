@@ -125,6 +125,9 @@ def _destination(draft: Draft, name: str) -> None:
     for index, host in enumerate(table.hosts):
         if table.port == 25 and (host in own or hosts.is_own_address(host)):
             draft.add((*at, "hosts", index), f"{host}, which is this host", "a host of the other side: mail would loop")
+        if table.tls == "ca+name" and ":" in host:
+            # smtp_tls_policy_maps separates names by colons, so this one could never match
+            draft.add((*at, "hosts", index), f'{host} with tls = "ca+name"', "a host name, as its certificate has it")
     if table.bounce == "postmaster" and not _exim(draft) and draft.good(("daemon",)):
         draft.add(
             (*at, "bounce"),
