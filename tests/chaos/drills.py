@@ -30,7 +30,7 @@ class Drill:
     mends: Step = lambda site: None
     known: bool = True
     strangers_wait: bool = False
-    foreign: float = 3.0
+    foreign: float = 8.0
     short: bool = True
     letters: int = 60
 
@@ -190,7 +190,7 @@ DRILLS = (
     Drill("a worker is killed", _kill_and_replaced("worker"), known=False),
     Drill("the keeper is killed", _kill_and_replaced("keeper")),
     Drill("the whole service is killed and started again", _service_manager_restarts, known=False),
-    Drill("a worker hangs", _hang_and_replaced("worker"), known=False, foreign=6.0),
+    Drill("a worker hangs", _hang_and_replaced("worker"), known=False, foreign=10.0),
     Drill("the keeper hangs", _hang_and_replaced("keeper"), short=False, letters=300),
     Drill("the supervisor hangs", _hang_supervisor, _service_manager_restarts, known=False, short=False),
     Drill("the keeper dies again and again", _keeper_dies_again_and_again, short=False),
