@@ -91,6 +91,7 @@ class Keeper:
 
                 self._task(MetricsServer(self, one).serve())
         self._task(self.index.run(lambda: self.settings))
+        self.tell_peers()  # what was remembered of them: name servers may be silent
         self._task(self._keep_peers())
         self.static.changed()
         self.supervisor.send(("ready",))

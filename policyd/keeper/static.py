@@ -73,6 +73,7 @@ class Static:
         """In a thread."""
         if settings.static is None:
             self._guard(settings)
+            self._peers(settings, spf)
             return
         from transport.maps.build import build
         from transport.maps.write import BuildError
@@ -137,6 +138,33 @@ class Static:
             log.say(log.INFO, "the list of domains for Postfix changed", file=path)
             if existed:
                 self._reload_postfix()
+
+    def _peers(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
+        """Live maps alone: a `peers_access` that `splitmx build` has written follows the peers' SPF records."""
+        from tempfile import TemporaryDirectory
+
+        from transport.maps import static_only
+        from transport.maps.build import HEADER
+        from transport.maps.write import BuildError, Text
+
+        path = self.folder / "peers_access"
+        if not path.exists() or not spf:
+            return
+        try:
+            with TemporaryDirectory(dir=self.folder, prefix=".peers-") as aside:
+                text = Text(path, aside=Path(aside))
+                text.write(HEADER)
+                for row in static_only.peers_access(settings, spf):
+                    text.write(f"{row}\n")
+                text.finish()
+                if text.changed():
+                    text.install()
+                    log.say(
+                        log.INFO, "the peers' networks changed; postscreen reads them at a postfix reload", file=path
+                    )
+        except (OSError, BuildError) as error:
+            self.error = f"{path}: {error}"
+            log.limited(log.WARNING, "peers access", "the peers' access file cannot be written", error=self.error)
 
     def _reload_postfix(self) -> bool:
         """`postfix reload` where we may (it needs root); else the log and `status` ask for it."""

@@ -65,9 +65,12 @@ def test_row_82_spf_peer(cleaned: Cleaned, cloud: Zone) -> None:
 
     cloud.silent = True
     site.splitmx.stop()
+    kept = site.folder / "state" / "maps" / "peers_access"  # where `build` writes without [static]
+    kept.write_text("# older\n")
     site.splitmx.start()
     site.wait_known("ann@example.com")
     wait_for(lambda: answers() == wanted, 10, lambda: f"{answers()}\n{site.tails()}")
+    wait_for(lambda: "127.77.7.0/24\tpermit" in kept.read_text(), 20, site.tails)
 
 
 def _metrics(site: Site) -> str:
