@@ -130,6 +130,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"  reason      {report.get('reason', '')}"
     for key, title in _DETAILS:
         value = report.get(key)
+        if key == "local_transport" and report.get("decision") == "RELAY" and report.get("copy") != "all":
+            continue  # the store has no part in it
         if value:
             yield f"  {title:<11} {', '.join(value) if isinstance(value, list) else value}"
     flags = [name for name in _FLAGS if report.get(name)]
