@@ -8,7 +8,7 @@ entries. The memo lives as long as the settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from transport import exim_answer
@@ -22,6 +22,7 @@ from transport.maps import transport as transport_map
 from transport.maps.answer import NOTFOUND, OK, TEMP, Answer
 from transport.names import Of, Place
 from transport.outcome import Outcome as Outcome
+from transport.record import Row
 from transport.router import PASS_FOREIGN, Router
 
 ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
@@ -50,6 +51,7 @@ class Answerer:
         self.peers = Peers(settings)
         self._delimiters = settings.daemon.recipient_delimiter
         self._memo: dict[object, Outcome] = {}
+        self._quick: dict[tuple[str, str, int], tuple[Sequence[Row], Outcome]] = {}
         self._large: dict[tuple[str, str, bool], Decision] = {}
         self._observing = any(domain.enabled == "observe" for domain in settings.domains.values())
         self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
@@ -60,6 +62,7 @@ class Answerer:
 
     def new_generation(self) -> None:
         """The index changed: forget what rested on its contents (situations do not)."""
+        self._quick.clear()
         self._large.clear()
 
     # maps
@@ -79,15 +82,21 @@ class Answerer:
     def address_map(self, name: str, address: Address, now: float) -> Outcome:
         """Answer a map whose key is a parsed address."""
         memo_key: object = None
+        rows: Sequence[Row] = ()
         directories = self._plain.get(address.domain)
         if directories is not None:
-            memo_key = self._situation(name, address, directories)
+            rows = self.knowledge.rows(address.domain, address.local)
+            quick = self._quick.get((name, address.domain, id(rows)))
+            if quick is not None and quick[0] is rows:
+                return quick[1]
+            memo_key = self._situation(name, address, directories, rows)
             if memo_key is not None:
                 known = self._memo.get(memo_key)
                 if known is not None:
-                    if known.value:
-                        return known
-                    return Outcome(OK, external(address.local, address.domain), decision=known.decision)
+                    if not known.value:
+                        return Outcome(OK, external(address.local, address.domain), decision=known.decision)
+                    self._take_shortcut(name, address.domain, rows, known)
+                    return known
         place = self.router.names.place(address.domain)
         if place.of is Of.FOREIGN:
             return _FOREIGN
@@ -103,9 +112,18 @@ class Answerer:
             self._remember(memo_key, name, address, outcome)
         return outcome
 
-    def _situation(self, name: str, address: Address, directories: frozenset[str]) -> object:
+    def _take_shortcut(self, name: str, domain: str, rows: Sequence[Row], outcome: Outcome) -> None:
+        """Know these very rows again: the index gives one object to all addresses in the same situation.
+
+        The entry keeps the rows alive, so that their identity is never given to others.
+        """
+        if outcome.shared and len(rows) == 1 and rows[0].entry is None:
+            if len(self._quick) >= _MEMO_LIMIT:
+                self._quick.clear()
+            self._quick[(name, domain, id(rows))] = (rows, outcome)
+
+    def _situation(self, name: str, address: Address, directories: frozenset[str], rows: Sequence[Row]) -> object:
         """What the answer depends on, or None when it depends on more (or nobody lists the address)."""
-        rows = self.knowledge.rows(address.domain, address.local)
         extended = False
         if not rows:
             shapes = forms(address.local, self._delimiters)

@@ -83,7 +83,7 @@ class Reader:
         self._last_domain = 0
         self._single: dict[_Raw, tuple[Row, ...]] = {}
         # who was not found last in this snapshot: a stranger is looked for several times in a row
-        self._absent: tuple[str, str] | None = None
+        self._absent_local = self._absent_domain = ""  # the last address that nobody lists
         self._instance = ""
         self._inode = (0, 0)
         self._size = 0
@@ -113,7 +113,7 @@ class Reader:
         at_once: the writer says that there is something new: a file that could not be opened is tried again at once.
         """
         now = time.monotonic()
-        self._absent = None
+        self._absent_local = self._absent_domain = ""
         if now - self._stat_at >= STAT_EVERY and self._connection is not None:
             self._stat_at = now
             self._look_at_path()
@@ -244,7 +244,7 @@ class Reader:
         self._loaded = frozenset()
         self._domains = {}
         self._last_domain = 0
-        self._absent = None
+        self._absent_local = self._absent_domain = ""
         self._single.clear()
         self._instance = ""
         self.generation = -1
@@ -257,14 +257,14 @@ class Reader:
     def rows(self, domain: str, local: str) -> tuple[Row, ...]:
         """What each directory lists under this address, in no particular order. The hot path."""
         number = self._domains.get(domain)
-        if number is None or (local, domain) == self._absent:
+        if number is None or (local == self._absent_local and domain == self._absent_domain):
             return ()
         try:
             found: list[_Raw] = self._cursor.execute(self._sql, (number, local)).fetchall()  # type: ignore[union-attr]
         except (sqlite3.Error, UnicodeError, AttributeError) as error:
             return self._failed(error)
         if not found:
-            self._absent = (local, domain)
+            self._absent_local, self._absent_domain = local, domain
             return ()
         if len(found) == 1:
             known = self._single.get(found[0])
