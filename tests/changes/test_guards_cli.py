@@ -160,7 +160,9 @@ def test_first_and_last_wave(sites: Sites) -> None:
     site.answers("p7@example.com", REMOTE)  # the wave outranks the mailbox that is still there
     fill(site, [])
     report = sync(site)
-    assert (report["removed"], report["held"], report["believable"]) == (80, 0, True)
+    # the compare that a reload starts may have taken them out already
+    assert (report["held"], report["believable"], held(site)) == (0, True, 0)
+    assert sum(one["rows"] for one in site.status()["directories"].values()) == 0
     assert site.ask("p7@example.com") == site.ask("stranger@example.com") == ("OK", REMOTE)
 
 

@@ -207,7 +207,7 @@ DRILLS = (
     Drill("the SQLite file is swapped for an empty one", _swap_sqlite, _swap_back),
     Drill("the remote list is emptied", _empty_list, _restore_list),
     Drill("the remote list is gone", _remove_list, _restore_list, short=False),
-    Drill("the index is deleted", _delete_index),
+    Drill("the index is deleted", _delete_index, known=False),
     Drill("the index is truncated", _truncate_index, known=False),
     Drill("the disk is full", _full_disk, _free_disk, short=False),
     Drill("a broken configuration is reloaded", _reload_broken, _reload_good),
