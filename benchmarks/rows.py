@@ -190,7 +190,7 @@ def start(bench: Bench) -> list[Result]:
         daemon = Daemon(bench.work / "main", sqlite_table(bench.work / "source.db", QUIET), pin=False)
         try:
             daemon.start()
-            wait("the first answer", lambda: answers_ok(daemon))  # noqa: B023
+            wait("the first answer", lambda: answers_ok(daemon))  # noqa: B023  called at once
             times.append(time.monotonic() - began)
         finally:
             daemon.stop()

@@ -75,7 +75,7 @@ class Child:
 def _running(pid: int) -> tuple[bool, float]:
     """Whether a process is ready to run, and its CPU time in seconds (proc(5), stat); not, where there is no /proc."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  asked each second
             fields = file.read().rpartition(b")")[2].split()
         return fields[0] == b"R", (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from policyd.cli import EXIT_FOUND, EXIT_GOOD
 from policyd.cli.common import Stop, config_option, examples, json_option, note, print_json
+
+if TYPE_CHECKING:
+    from transport.config.settings import Settings
 
 KIND = click.Choice(["plain", "debian", "cpanel"])
 DEPLOY = click.Choice(["live", "static", "both"])
@@ -105,18 +109,18 @@ _FILES: dict[str, dict[str, str]] = {
 }
 
 
-def _deploy(settings: object, deploy: str | None) -> str:
-    static = getattr(settings, "static", None)
+def _deploy(settings: Settings, deploy: str | None) -> str:
+    static = settings.static
     return deploy or ("both" if static is not None and "exim" in static.for_ else "live")
 
 
-def _maps(settings: object, maps: str | None) -> Path:
+def _maps(settings: Settings, maps: str | None) -> Path:
     if maps:
         return Path(maps).absolute()
-    static = getattr(settings, "static", None)
+    static = settings.static
     if static is not None:
         return Path(static.directory)
-    return Path(settings.daemon.state) / "maps"  # type: ignore[attr-defined]
+    return settings.daemon.state / "maps"
 
 
 @exim.command(

@@ -60,7 +60,7 @@ class Listening:
                 continue
             except DirectoryError as error:
                 self.why = error.what  # the readings complain
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  only spreads
                 pause = min(_LAST, pause * 2)
                 continue
             began = self.loop.time()
@@ -77,7 +77,7 @@ class Listening:
                 listener.close()
             if self.loop.time() - began > _LAST:
                 pause = _FIRST
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  only spreads
             pause = min(_LAST, pause * 2)
 
     def _readable(self, listener: Listener, lost: asyncio.Event) -> None:
