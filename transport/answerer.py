@@ -112,6 +112,21 @@ class Answerer:
             self._remember(memo_key, name, address, outcome)
         return outcome
 
+    def shared(self, name: str, key: bytes) -> Outcome | None:
+        """The outcome that this address shares with all others in its situation, when it was given before.
+
+        None says nothing: `map` finds the answer, and whether there is one.
+        """
+        address = parse(key)
+        if address is None:
+            return None
+        domain = address.domain
+        if domain not in self._plain:
+            return None
+        rows = self.knowledge.rows(domain, address.local)
+        quick = self._quick.get((name, domain, id(rows)))
+        return quick[1] if quick is not None and quick[0] is rows else None
+
     def _take_shortcut(self, name: str, domain: str, rows: Sequence[Row], outcome: Outcome) -> None:
         """Know these very rows again: the index gives one object to all addresses in the same situation.
 

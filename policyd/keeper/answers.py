@@ -102,7 +102,7 @@ class Answers:
 
     def _know(self, overlay: dict[Triple, Live]) -> None:
         knowledge = self.knowledge
-        if knowledge.reader.renew(at_once=True):
+        if knowledge.renew(at_once=True):
             self.answerer.new_generation()
         knowledge.keeper = True
         knowledge.loops = self.keeper.loops.seen

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from transport.answerer import Outcome
 
 
+_plain = re.compile(rb"([0-9]{1,3}):([a-z_]{1,40}) ([!-~]{3,400}),").fullmatch
+
+
 class Socketmap(Connection):
     """socketmap_table(5)."""
 
@@ -24,7 +28,7 @@ class Socketmap(Connection):
     def data_received(self, data: bytes) -> None:
         """The hot path: a whole known frame, and nothing else waiting, is answered here and now."""
         if not self.busy:
-            hit = self.cache.new.get(data)
+            hit = self.cache.new.get(data) or self._known(data)
             if hit is not None:
                 hit[1][0] += 1
                 self.transport.write(hit[0])
@@ -32,6 +36,29 @@ class Socketmap(Connection):
                     self.transport.close()
                 return
         Connection.data_received(self, data)  # super() would cost as much as a look into the cache
+
+    def _known(self, data: bytes) -> cache.Entry | None:
+        """One plain frame about a listed address whose situation was answered before: the index is read, nothing
+        is decided or rendered. None: go the whole way, which finds out what is the matter."""
+        kept = self.cache
+        if not kept.shared or data in kept.old:
+            return None
+        found = _plain(data)
+        if found is None:
+            return None
+        size, name, key = found.groups()
+        if int(size) != len(data) - len(size) - 2:
+            return None
+        try:
+            outcome = self.worker.answerer.shared(name.decode("ascii"), key)
+        except Exception:
+            return None  # met again, and said, on the whole way
+        known = kept.shared.get(id(outcome)) if outcome is not None else None
+        if known is None:
+            return None
+        entry = known[0]
+        kept.put(data, entry)
+        return entry
 
     def answer(self, frame: bytes) -> bytes | None:
         hit = self.cache.get(frame)

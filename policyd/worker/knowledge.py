@@ -19,6 +19,8 @@ from transport.record import Record, Row
 
 _TURN = 30.0  # seconds after which the new generation of live answers becomes the old one
 _DAY = 86_400.0
+_LOOK_AGAIN = 1.0  # seconds between two looks for the successor of an index that is gone
+_HOLD = 600.0  # seconds after which an index that is gone counts no more, whatever became of its successor
 _LIVE = 25_000  # addresses in one of the two generations of live answers
 
 Triple = tuple[str, str, str]
@@ -42,19 +44,52 @@ class LiveKnowledge:
         self._old: _Known = {}
         self._long: _Known = {}
         self._turned = 0.0
+        # when the index is gone: since when, when its successor was last looked for, and the ages at that moment
+        self._gone_at = self._looked_at = 0.0
+        self._gone_ages: dict[str, Age] = {}
         self.settings = settings
-        self.reader = Reader(state)
-        self._use()
+        self.state = state
+        self.reader = Reader(state, hold=True)
+        self._use(self.reader)
 
     def configure(self, settings: Settings) -> None:
         """Take new settings: another set of directories, perhaps with other fingerprints."""
         self.settings = settings
-        self._use()
+        self._use(self.reader)
         self.forget(None, None)
 
-    def _use(self) -> None:
+    def _use(self, reader: Reader) -> None:
         directories = self.settings.directories
-        self.reader.use({name: one.fingerprint for name, one in directories.items()}, entries=bool(self.settings.waves))
+        reader.use({name: one.fingerprint for name, one in directories.items()}, entries=bool(self.settings.waves))
+
+    # --- the snapshot -----------------------------------------------------------------------------------------
+
+    def renew(self, *, at_once: bool = False) -> bool:
+        """Take the present snapshot of the index; True when answers may differ from before.
+
+        The index was deleted or replaced: its last snapshot goes on saying who is listed until the new one holds
+        every directory that the old one held, or `_HOLD` is over.
+        """
+        reader = self.reader
+        if not reader.gone:
+            changed = reader.renew(at_once=at_once)
+            if self.reader.gone:
+                self._gone_at = time.monotonic()
+                self._gone_ages = dict(self.ages)  # of readings that are in our snapshot: it was renewed before
+            return changed
+        now = time.monotonic()
+        if not at_once and now - self._looked_at < _LOOK_AGAIN:
+            return False
+        self._looked_at = now
+        successor = Reader(self.state, hold=True)
+        self._use(successor)
+        successor.renew()
+        if successor.covers(reader) or now - self._gone_at > _HOLD:
+            reader.close()
+            self.reader = successor
+            return True
+        successor.close()
+        return False
 
     # --- Knowledge --------------------------------------------------------------------------------------------
 
@@ -94,6 +129,13 @@ class LiveKnowledge:
             return result.records is not None
         options = self.settings.directories[directory]
         age = self.ages.get(directory)
+        read_at = age.read_at if age is not None else None
+        if self.reader.gone:  # a later reading is not in this snapshot: its "no" is as old as the snapshot
+            held = self._gone_ages.get(directory)
+            held_at = held.read_at if held is not None else None
+            if not options.live and held_at != read_at:
+                return False
+            read_at = held_at
         if not options.live:
             if not self.reader.loaded(directory):
                 return False
@@ -104,7 +146,7 @@ class LiveKnowledge:
         if age is not None:
             if age.closed:
                 return False
-            fresh = age.read_at is not None and time.monotonic() - age.read_at < options.fresh_for
+            fresh = read_at is not None and time.monotonic() - read_at < options.fresh_for
             if fresh and self.reader.loaded(directory):
                 return True
         return None if self.keeper else False

@@ -83,7 +83,7 @@ class Worker:
         self.heard = self.silence = 0.0
         if keeper is not None:
             self._link(keeper)
-        self.knowledge.reader.renew()
+        self.knowledge.renew()
         self.acceptors = [self._accept(one) for one in listeners if one.role in KINDS]
         self.ticks = 0
         self.last_second = time.monotonic()
@@ -118,7 +118,7 @@ class Worker:
 
     def renew(self, *, at_once: bool = False) -> None:
         """Take the present snapshot; with another generation nothing cached counts any more."""
-        if self.knowledge.reader.renew(at_once=at_once):
+        if self.knowledge.renew(at_once=at_once):
             self._forget()
 
     def _forget(self) -> None:

@@ -22,7 +22,6 @@ Step = Callable[[ChaosSite], object]
 @dataclass(frozen=True)
 class Drill:
     """One drill. known: who is listed does not even notice (no recipient of ours that is listed is put off).
-    files_wait: who is listed in a file only, which cannot be asked live, may be put off meanwhile.
     strangers_wait: the fault makes it impossible to say who is a stranger, so some of them have to be put off.
     foreign: the longest that mail for other domains may wait for its answer, in seconds. short: part of CI."""
 
@@ -30,7 +29,6 @@ class Drill:
     breaks: Step
     mends: Step = lambda site: None
     known: bool = True
-    files_wait: bool = False
     strangers_wait: bool = False
     foreign: float = 3.0
     short: bool = True
@@ -209,7 +207,7 @@ DRILLS = (
     Drill("the SQLite file is swapped for an empty one", _swap_sqlite, _swap_back),
     Drill("the remote list is emptied", _empty_list, _restore_list),
     Drill("the remote list is gone", _remove_list, _restore_list, short=False),
-    Drill("the index is deleted", _delete_index, files_wait=True),
+    Drill("the index is deleted", _delete_index),
     Drill("the index is truncated", _truncate_index, known=False),
     Drill("the disk is full", _full_disk, _free_disk, short=False),
     Drill("a broken configuration is reloaded", _reload_broken, _reload_good),

@@ -23,7 +23,7 @@ def run(site: ChaosSite, drill: Drill, factor: int = 1) -> Report:
     finally:
         report = flow.end()
     if drill.known:
-        late = report.deferred[HERE] + (0 if drill.files_wait else report.deferred[THERE])
+        late = report.deferred[HERE] + report.deferred[THERE]
         if late:
             report.wrong.append(f"{late} mails for listed recipients were put off")
     if drill.strangers_wait and not report.deferred[NOWHERE]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,10 +156,7 @@ def test_poisoned_address_harms_nobody_else(sites: Callable[..., Site]) -> None:
 def test_file_directory_follows_its_file(sites: Callable[..., Site]) -> None:
     """A file is read again when it changes."""
     site = sites("ann@example.com")
-    path = site.folder / "list.txt"
-    path.write_text("zoe@example.com\n")
-    more = f'[directories.list]\ntype = "file"\nformat = "list"\npath = "{path}"\n'
-    site.splitmx.write(site.config(more=more).replace('local = ["here"]', 'local = ["here", "list"]'))
+    path = _with_list(site, "zoe@example.com")
     site.start()
     assert site.ask("zoe@example.com") == ("OK", LOCAL)
     aside = site.folder / "list.new"
@@ -167,22 +165,50 @@ def test_file_directory_follows_its_file(sites: Callable[..., Site]) -> None:
     site.answers("yan@example.com", LOCAL)
 
 
-def test_index_deleted_under_the_daemon_is_rebuilt(site: Site) -> None:
-    """A deleted index is said and rebuilt; meanwhile nobody gets a wrong answer."""
-    index = site.folder / "state" / "index.sqlite"
-    client = site.client()
-    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+def _with_list(site: Site, *people: str) -> Path:
+    """Add a directory that is a file: it can only be read as a whole, never asked live."""
+    path = site.folder / "list.txt"
+    path.write_text("".join(f"{address}\n" for address in people))
+    more = f'[directories.list]\ntype = "file"\nformat = "list"\npath = "{path}"\n'
+    site.splitmx.write(site.config(more=more).replace('local = ["here"]', 'local = ["here", "list"]'))
+    return path
+
+
+def _delete(index: Path) -> None:
     for path in index.parent.glob("index.sqlite*"):
         path.unlink()
 
+
+def _replace(index: Path) -> None:
+    """Another file under the same name, which is no index."""
+    other = index.with_name("other")
+    other.write_bytes(b"not an index " * 1000)
+    other.rename(index)
+
+
+@pytest.mark.parametrize("breaks", [_delete, _replace])
+def test_nobody_notices_an_index_that_is_gone(sites: Callable[..., Site], breaks: Callable[[Path], None]) -> None:
+    """A deleted or replaced index is said and rebuilt; who is listed, in a file too, is answered all the while."""
+    site = sites("ann@example.com")
+    _with_list(site, "zoe@example.com")
+    site.start()
+    index = site.folder / "state" / "index.sqlite"
+    client = site.client()
+    old = index.stat().st_ino
+    said = []
+    breaks(index)
+
     def rebuilt() -> bool:
-        status, value = client.ask("transport", "ann@example.com")
-        assert (status, value) == ("OK", LOCAL) or status == "TEMP"
-        return "index was broken" in site.log() and index.exists()
+        for address in ("ann@example.com", "zoe@example.com"):
+            assert client.ask("transport", address) == ("OK", LOCAL)
+        said.append(client.ask("transport", "stranger@example.com"))
+        return "index was broken" in site.log() and index.exists() and index.stat().st_ino != old and site._is_loaded()
 
     wait_for(rebuilt, 30, site.splitmx.tail)
-    site.answers("ann@example.com", LOCAL)
-    site.answers("new@example.com", REMOTE)
+    assert {status for status, _ in said} <= {"OK", "TEMP"}
+    site.add("new@example.com")
+    site.answers("new@example.com", LOCAL)
+    site.answers("stranger@example.com", REMOTE)
 
 
 def test_truncated_index_never_answers_wrong(site: Site) -> None:

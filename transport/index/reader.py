@@ -66,11 +66,15 @@ class Canary:
 class Reader:
     """The index for answering. Never raises: what cannot be read is "not loaded", and `reason` says why.
 
-    state: the directory of `index.sqlite`. One thread uses one Reader.
+    state: the directory of `index.sqlite`. One thread uses one Reader. hold: when the file is deleted or another one
+    put in its place, keep the last snapshot of the old one (`gone` is then true) instead of losing it; it is never
+    renewed again, and whoever holds it has to look for its successor.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, hold: bool = False) -> None:
         self.path = state / schema.FILE
+        self.hold = hold
+        self.gone = False
         self.reason = "not opened yet"
         self.generation = -1
         self._connection: sqlite3.Connection | None = None
@@ -82,8 +86,9 @@ class Reader:
         self._domains: dict[str, int] = {}
         self._last_domain = 0
         self._single: dict[_Raw, tuple[Row, ...]] = {}
-        # who was not found last in this snapshot: a stranger is looked for several times in a row
-        self._absent_local = self._absent_domain = ""  # the last address that nobody lists
+        # the last answer out of this snapshot: a recipient is looked for several times in a row
+        self._seen_local = self._seen_domain = ""
+        self._seen_rows: tuple[Row, ...] = ()
         self._instance = ""
         self._inode = (0, 0)
         self._size = 0
@@ -99,6 +104,7 @@ class Reader:
         self._fingerprints = dict(fingerprints)
         self._sql = _HOT_ENTRY if entries else _HOT
         self._single.clear()
+        self._seen_domain = ""
         if self._connection is not None:
             try:
                 self._read_directories()
@@ -113,10 +119,12 @@ class Reader:
         at_once: the writer says that there is something new: a file that could not be opened is tried again at once.
         """
         now = time.monotonic()
-        self._absent_local = self._absent_domain = ""
-        if now - self._stat_at >= STAT_EVERY and self._connection is not None:
+        self._seen_domain = ""
+        if (at_once or now - self._stat_at >= STAT_EVERY) and self._connection is not None and not self.gone:
             self._stat_at = now
             self._look_at_path()
+        if self.gone:
+            return False
         if self._connection is None:
             if at_once or now - self._open_at >= STAT_EVERY or not self._open_at:
                 self._open_at = now
@@ -226,25 +234,34 @@ class Reader:
         try:
             info = self.path.stat()
         except OSError:
-            self._lose("it was deleted")
+            self._leave("it was deleted")
             return
         if (info.st_dev, info.st_ino) != self._inode:
-            self._lose("another file was put in its place")
+            self._leave("another file was put in its place")
             self._open_at = 0.0
         elif info.st_size < self._size:
             self._lose("it was truncated")
         else:
             self._size = info.st_size
 
+    def _leave(self, why: str) -> None:
+        """The name stands for nothing or for another file: ours lives on as long as it is open (unlink(2))."""
+        if self.hold:
+            self.gone = True
+            self.reason = f"{self.path}: {why}; answered from its last state until there is a new one"
+        else:
+            self._lose(why)
+
     def _lose(self, why: str) -> None:
         """Not loaded from now on; the next renewal tries again."""
         self.reason = f"{self.path} cannot be read: {why}"
+        self.gone = False
         connection, self._connection, self._cursor = self._connection, None, None
         self._names = {}
         self._loaded = frozenset()
         self._domains = {}
         self._last_domain = 0
-        self._absent_local = self._absent_domain = ""
+        self._seen_domain = ""
         self._single.clear()
         self._instance = ""
         self.generation = -1
@@ -256,27 +273,29 @@ class Reader:
 
     def rows(self, domain: str, local: str) -> tuple[Row, ...]:
         """What each directory lists under this address, in no particular order. The hot path."""
+        if local == self._seen_local and domain == self._seen_domain:
+            return self._seen_rows
         number = self._domains.get(domain)
-        if number is None or (local == self._absent_local and domain == self._absent_domain):
+        if number is None:
             return ()
         try:
             found: list[_Raw] = self._cursor.execute(self._sql, (number, local)).fetchall()  # type: ignore[union-attr]
         except (sqlite3.Error, UnicodeError, AttributeError) as error:
             return self._failed(error)
-        if not found:
-            self._absent_local, self._absent_domain = local, domain
-            return ()
-        if len(found) == 1:
-            known = self._single.get(found[0])
-            if known is not None:
-                return known
+        rows = self._single.get(found[0]) if len(found) == 1 else None
+        if rows is None:
+            rows = self._made(found)
+        self._seen_local, self._seen_domain, self._seen_rows = local, domain, rows
+        return rows
+
+    def _made(self, found: list[_Raw]) -> tuple[Row, ...]:
+        """Rows that are shared by all addresses in the same situation; with an entry they are one address's own."""
         names = self._names
         rows = tuple(
             Row(names[number], _KINDS[kind], bool(active), location, targets, entry)
             for number, kind, active, location, targets, entry in found
             if number in names
         )
-        # Rows are shared by all addresses in the same situation; with an entry they are one address's own.
         if len(found) == 1 and found[0][5] is None and len(self._single) < 4096:
             self._single[found[0]] = rows
         return rows
@@ -302,6 +321,10 @@ class Reader:
     def loaded(self, directory: str) -> bool:
         """Whether this directory's rows are all here, under the fingerprint in use, and an absence means something."""
         return directory in self._loaded
+
+    def covers(self, other: Reader) -> bool:
+        """Whether every directory that counts in the other is here, and as complete as there."""
+        return set(self._names.values()).issuperset(other._names.values()) and self._loaded >= other._loaded
 
     def addresses_of_entry(self, directory: str, entry: int) -> tuple[tuple[str, str], ...]:
         """(local, domain) of every address of one entry (`Row.entry`) of a directory."""

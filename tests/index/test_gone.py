@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An index that is deleted or replaced under a worker: its last snapshot goes on until the new one is complete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from policyd.link import Age
+from policyd.worker import knowledge as knowing
+from policyd.worker.knowledge import LiveKnowledge
+from tests.sync.conftest import World, people
+from transport.record import Record
+
+
+class Held:
+    """A worker's knowledge of an index with both directories of the world loaded."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        world.sources["here"].records = people(50)
+        world.sources["there"].records = [Record("zoe", "example.com")]
+        world.sync("here")
+        world.sync("there")
+        self.knowledge = LiveKnowledge(world.settings, world.state)
+        self.knowledge.keeper = True
+        self.knowledge.renew()
+        self.read_now()
+
+    def read_now(self, *names: str) -> None:
+        """What the keeper tells after it has read directories."""
+        self.knowledge.renew(at_once=True)
+        now = time.monotonic()
+        self.knowledge.ages = self.knowledge.ages | {name: Age(now, now) for name in names or ("here", "there")}
+
+    def listed(self, local: str) -> bool:
+        return bool(self.knowledge.rows("example.com", local))
+
+    def no(self, directory: str) -> bool | None:
+        return self.knowledge.no(directory, "example.com", "nobody")
+
+    def go(self, breaks: Callable[[Path], None]) -> None:
+        """Take the index away, and let the keeper begin a new one."""
+        breaks(self.world.writer.path)
+        self.knowledge.renew(at_once=True)
+        assert self.knowledge.reader.gone
+        reason = self.world.writer.check()
+        assert reason
+        self.world.writer.recover(reason)
+
+
+def delete(path: Path) -> None:
+    for one in path.parent.glob(path.name + "*"):
+        one.unlink()
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"not an index " * 1000)
+    other.rename(path)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    world = World(tmp_path)
+    made = Held(world)
+    yield made
+    made.knowledge.reader.close()
+    world.close()
+
+
+@pytest.mark.parametrize("breaks", [delete, replace])
+def test_who_is_listed_stays_until_all_are_there_again(held: Held, breaks: Callable[[Path], None]) -> None:
+    """Neither the empty new index nor one with half of the directories takes the old one's place."""
+    assert held.listed("user00007")
+    assert held.listed("zoe")
+    held.go(breaks)
+    assert not held.knowledge.renew(at_once=True), "an empty index is no successor"
+    held.world.sources["here"].records = people(40)
+    held.world.sync("here")
+    assert not held.knowledge.renew(at_once=True), "half of it is no successor"
+    assert held.listed("zoe")
+    assert held.listed("user00049")
+    held.world.sync("there")
+    assert held.knowledge.renew(at_once=True)
+    assert held.listed("zoe")
+    assert not held.listed("user00049")
+    assert (held.knowledge.reader.gone, held.knowledge.reader.reason) == (False, "")
+
+
+def test_a_no_of_the_old_snapshot_counts_only_while_nothing_newer_was_read(held: Held) -> None:
+    """Who was added since stands only in the new index: the old one's "no" is TEMP for files, asked live else."""
+    held.go(delete)
+    assert (held.no("here"), held.no("there")) == (True, True)
+    held.read_now("there")
+    assert (held.no("here"), held.no("there")) == (True, False)
+    held.read_now("here")
+    held.world.set("here", fresh_for=0.0)
+    held.knowledge.settings = held.world.settings
+    assert held.no("here") is None
+
+
+def test_a_reading_that_came_after_the_loss_does_not_make_a_no_fresh(held: Held) -> None:
+    """The age of the snapshot's own reading is what counts, not the age of one that it does not hold."""
+    held.world.set("here", fresh_for=5.0)
+    held.knowledge.settings = held.world.settings
+    held.knowledge.ages = {"here": Age(time.monotonic() - 60), "there": Age(None)}
+    held.go(delete)
+    held.read_now("here")
+    assert held.no("here") is None
+
+
+def test_it_is_not_held_for_ever(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the new index never becomes complete, the old one ends all the same: moves have to arrive some day."""
+    held.go(delete)
+    held.world.sync("here")
+    monkeypatch.setattr(knowing, "_HOLD", 0.0)
+    assert held.knowledge.renew(at_once=True)
+    assert not held.listed("zoe")
+    assert not held.knowledge.loaded("there")
+    assert held.no("there") is False
+
+
+def test_a_directory_that_is_configured_no_more_is_not_waited_for(held: Held) -> None:
+    """New settings while the old snapshot is held: only what they name has to be in the new index."""
+    held.go(delete)
+    held.world.sync("here")
+    settings = held.world.settings
+    held.knowledge.configure(type(settings)(directories={"here": settings.directories["here"]}))
+    assert held.knowledge.renew(at_once=True)
+    assert held.listed("user00007")
+    assert not held.listed("zoe")
+
+
+def test_a_held_snapshot_that_cannot_be_read_is_lost(held: Held) -> None:
+    """A read error ends the holding; what comes next is the ordinary way."""
+    held.go(delete)
+    held.knowledge.reader._lose("disk I/O error")
+    assert not held.listed("zoe")
+    assert held.no("there") is False
+    held.world.sync("here")
+    held.world.sync("there")
+    assert held.knowledge.renew(at_once=True)
+    assert held.listed("zoe")
