@@ -10,6 +10,8 @@ decision      local, relay, expand, unknown, loop, suspended, refuse, temp or pa
 destination   the name in [destinations] of what follows
 bounce        sender, postmaster: who is told when the destination refuses; errors: the address to tell
 copy          none, relay (dual: a copy goes to hosts), local (all: hosts are the delivery, the copy is here)
+envelope      with copy=relay: the domain of the copy on the wire; in files with relay, too
+plus          with copy=relay: strip, the copy goes without the extension
 self          with expand, when the address is among its own targets (a mailbox that forwards and keeps): how that
               kept mail goes, local or relay
 store         the location's or domain's local_transport, for people; store_via: lmtp, smtp (store_hosts, store_port)
@@ -195,6 +197,11 @@ def _delivery(settings: Settings, address: Address, decision: Decision) -> dict[
             pairs |= {"bounce": "postmaster", **_errors(settings, decision)}
     if decision.copy:
         pairs["copy"] = "relay" if decision.copy == "dual" else "local"
+    if destination is not None and not relayed:
+        if destination.envelope:
+            pairs["envelope"] = destination.envelope
+        if destination.plus_strip:
+            pairs["plus"] = "strip"
     if not relayed or decision.here:
         pairs |= store(decision.local_transport)
         if decision.extension and address.local.endswith(decision.extension):
@@ -209,8 +216,8 @@ def _delivery(settings: Settings, address: Address, decision: Decision) -> dict[
 def _errors(settings: Settings, decision: Decision) -> dict[str, str]:
     if not decision.domain:
         return {}
-    named = settings.domains[decision.domain].postmaster or f"postmaster@{decision.domain}"
-    return {"errors": named} if _BARE.fullmatch(named) else {}
+    named = settings.domains[decision.domain].postmaster
+    return {"errors": named if _BARE.fullmatch(named) else f"postmaster@{decision.domain}"}
 
 
 def route(destination: Destination) -> dict[str, str]:

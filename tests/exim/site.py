@@ -230,6 +230,14 @@ envelope = "tenant.example"
 [destinations.strip]
 hosts = ["{self.s.host}"]
 plus = "strip"
+[destinations.tenant-quiet]
+hosts = ["{self.s.host}"]
+envelope = "quiet-tenant.example"
+bounce = "postmaster"
+[destinations.tenant-strip]
+hosts = ["{self.s.host}"]
+envelope = "strip-tenant.example"
+plus = "strip"
 [destinations.quiet]
 hosts = ["{self.s.host}"]
 bounce = "postmaster"
@@ -294,6 +302,22 @@ unknown = "verify"
 unknown = "catchall:info@catchall.example"
 [domains."dual.example"]
 {both}destination = "s"
+unknown = "reject"
+delivery = "dual"
+[domains."dualtenant.example"]
+{both}destination = "tenant"
+unknown = "reject"
+delivery = "dual"
+[domains."dualstrip.example"]
+{both}destination = "strip"
+unknown = "reject"
+delivery = "dual"
+[domains."dualboth.example"]
+{both}destination = "tenant-strip"
+unknown = "reject"
+delivery = "dual"
+[domains."dualquiet.example"]
+{both}destination = "tenant-quiet"
 unknown = "reject"
 delivery = "dual"
 [domains."all.example"]
@@ -400,7 +424,8 @@ def people(site: Site) -> None:
     here, there = site.here, site.there
     for domain in (
         "example.com", "shared.example", "relay.example", "verify.example", "verifydead.example", "catchall.example",
-        "dual.example", "all.example", "tenant-users.example", "strip.example", "quiet.example",
+        "dual.example", "dualtenant.example", "dualstrip.example", "dualboth.example", "dualquiet.example",
+        "all.example", "tenant-users.example", "strip.example", "quiet.example",
         "several.example", "subs.example", "match.example", "few.example", "off.example", "observed.example",
         "xn--bcher-kva.example",
     ):  # fmt: skip
@@ -437,6 +462,7 @@ def people(site: Site) -> None:
     here.add(f"money{d}", kind="alias", targets=f'a$b{d} "jane doe"{d}')
     here.add("nobox@dual.example")
     here.add("keeps@dual.example", targets="keeps@dual.example friend@foreign.example")
+    here.add("keeps@dualtenant.example", targets="keeps@dualtenant.example friend@foreign.example")
     here.add("keeps@all.example", targets="keeps@all.example friend@foreign.example")
     for name in ("none", "may", "encrypt", "plain", "untrusted", "ca", "wrong", "right", "dane"):
         there.add(f"{name}{d}", location=f"tls-{name}")

@@ -86,7 +86,8 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
 """
 
 TRANSPORT_MACROS = r"""# The sender stays on the wire where somebody else, or nobody, gets the reports.
-SPLITMX_SENDER = ${if match{$address_data}{\N\s(bounce=postmaster|copy=relay)(\s|$)\N}{$sender_address}fail}
+SPLITMX_SENDER = ${if or{{match{$address_data}{\N\s(bounce=postmaster|copy=relay)(\s|$)\N}}\
+  {match{$return_path}{\N@copy-errors\.splitmx\.invalid$\N}}}{$sender_address}fail}
 SPLITMX_STORE_SENDER = ${if match{$address_data}{\N\scopy=local(\s|$)\N}{$sender_address}fail}
 """
 

@@ -76,7 +76,12 @@ def plan(
     result = EximPlan(kind, deploy)
     where = socket or _listener(settings, result, deploy)
     main = _main(settings, kind, deploy, folder, where, map_type)
-    parts = {"main": main, "acl": text.ACL, "routers": _routers(), "transports": _transports()}
+    parts = {
+        "main": main,
+        "acl": text.ACL,
+        "routers": exim_routers.routers(settings.daemon.recipient_delimiter),
+        "transports": _transports(),
+    }
     result.parts = [Part(name, place, body) for (name, body), place in zip(parts.items(), _PLACES[kind], strict=True)]
     result.problems += problems(settings, deploy)
     result.notes += notes(settings, kind, deploy)
@@ -234,10 +239,6 @@ def envelopes(settings: Settings) -> Iterable[str]:
         if destination.envelope:
             seen.update(dict.fromkeys(spellings(destination.envelope)))
     yield from seen
-
-
-def _routers() -> str:
-    return exim_routers.ROUTER_MACROS + "\n" + exim_routers.ROUTERS
 
 
 def _transports() -> str:

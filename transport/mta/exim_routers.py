@@ -39,12 +39,35 @@ SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_no
   {${if eq{${extract{tls}{$address_data}}}{ca}{splitmx_smtp_ca}\
   {${if eq{${extract{tls}{$address_data}}}{ca+name}{splitmx_smtp_ca_name}\
   {${if eq{${extract{tls}{$address_data}}}{dane}{splitmx_smtp_dane}{splitmx_smtp_may}}}}}}}}}}
+# An envelope domain names nobody: what was said for the address before holds, for a copy too.
 SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
-  {${extract{errors}{$address_data}{$value}{postmaster@$domain}}}fail}
+  {${extract{errors}{$address_data}{$value}fail}}fail}
+# What a copy loses: the extension, where the destination knows none.
+SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}
+SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
+  {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
+SPLITMX_COPY_LOSES = ${if SPLITMX_COPY_SHORT{${if match{$local_part$local_part_suffix}{SPLITMX_EXTENSION}{$0}}}}
+"""
+
+_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT.
+splitmx_copy_there_%(number)s:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = %(separator)s %(sign)s*
+  condition = ${if and{{SPLITMX_COPY_THERE} {eq{${extract{envelope}{$address_data}}}{}}\
+    {!eq{$local_part_suffix}{}} {eq{SPLITMX_COPY_LOSES}{$local_part_suffix}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  route_data = <;SPLITMX_HOSTS
+  transport = SPLITMX_BY_LEVEL
+  self = defer
+  host_find_failed = defer
+
 """
 
 # In a host list each IPv6 address needs brackets before its port.
-ROUTERS = r"""# Routers for our domains: behind the site's own alias and SRS routers, before all others that route.
+_ROUTERS = r"""# Routers for our domains: behind the site's own alias and SRS routers, before all others that route.
 # They never speak for another domain: each has `domains =`.
 
 # Reports about failed copies end here. (An empty errors_to would silence the delivery itself too: `unseen` hands it
@@ -168,11 +191,25 @@ splitmx_envelope:
   forbid_pipe
   forbid_include
 
-# delivery = "dual": a copy for the destination, a silent one.
-splitmx_copy_there:
+# delivery = "dual": a copy for the destination, a silent one. With `envelope` it goes to another address, which is
+# asked for by itself.
+splitmx_copy_envelope:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{SPLITMX_COPY_THERE} {!eq{${extract{envelope}{$address_data}}}{}}}}
+  unseen
+  no_verify
+  errors_to = SPLITMX_NOBODY
+  data = ${quote_local_part:${if SPLITMX_COPY_SHORT{${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}}\
+    @${extract{envelope}{$address_data}}
+  forbid_file
+  forbid_pipe
+  forbid_include
+
+%(copies without extension)ssplitmx_copy_there:
   driver = manualroute
   domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}}
+  condition = ${if and{{SPLITMX_COPY_THERE} {eq{${extract{envelope}{$address_data}}}{}} {eq{SPLITMX_COPY_LOSES}{}}}}
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
@@ -264,3 +301,13 @@ splitmx_rest:
   allow_defer
   data = :defer: 451 4.3.0 Recipient cannot be routed now, try again later
 """
+
+
+def routers(delimiters: str) -> str:
+    """Macros and routers. delimiters: `recipient_delimiter`; one router for each, since `local_part_suffix = +*` takes
+    what begins at the first `+`, as `transport.address.forms` splits it."""
+    stripped = [
+        _COPY_WITHOUT_EXTENSION % {"number": number, "sign": sign, "separator": "<," if sign == ";" else "<;"}
+        for number, sign in enumerate(delimiters, 1)
+    ]
+    return ROUTER_MACROS + "\n" + _ROUTERS.replace("%(copies without extension)s", "".join(stripped))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dual towards a destination that wants another recipient on the wire: copies are changed as relayed mail is."""
+
+from __future__ import annotations
+
+from tests.exim.site import Site
+from tests.mta.waiting import wait_for
+
+OUTSIDE = "o@outside.test"
+
+
+def test_envelope(site: Site) -> None:
+    """The copy goes to the envelope domain with sender, extension and headers kept; the mail here is unchanged."""
+    sent = site.send(["ann@dualtenant.example", "carl+news@dualtenant.example", "bob@dualtenant.example"])
+    site.store.wait(sent.subject, "ann@dualtenant.example", "carl+news@dualtenant.example")
+    mails = site.s.wait(sent.subject, "ann@tenant.example", "carl+news@tenant.example", "bob@tenant.example")
+    assert {mail.sender for mail in mails} == {OUTSIDE}
+    assert {mail.headers["To"] for mail in mails} == {"ann@dualtenant.example"}
+
+
+def test_mailbox_that_forwards(site: Site) -> None:
+    """A mailbox among its own targets keeps its mail, forwards it, and its copy goes to the envelope domain."""
+    sent = site.send("keeps@dualtenant.example")
+    site.store.wait(sent.subject, "keeps@dualtenant.example")
+    site.outside.wait(sent.subject, "friend@foreign.example")
+    site.s.wait(sent.subject, "keeps@tenant.example")
+
+
+def test_plus_strip(site: Site) -> None:
+    """A destination that knows no extensions gets its copies without; here the extension stays."""
+    names = ["ann+news@dualstrip.example", "carl@dualstrip.example", "bob+a+b@dualstrip.example"]
+    sent = site.send(names)
+    site.store.wait(sent.subject, "ann+news@dualstrip.example", "carl@dualstrip.example")
+    site.s.wait(sent.subject, "ann@dualstrip.example", "carl@dualstrip.example", "bob@dualstrip.example")
+    twice = site.send("ann+a+b@dualstrip.example")
+    site.store.wait(twice.subject, "ann+a+b@dualstrip.example")
+    (mail,) = site.s.wait(twice.subject, "ann@dualstrip.example")
+    assert mail.sender == OUTSIDE
+
+
+def test_envelope_and_plus_strip(site: Site) -> None:
+    """Both at once, and for the members of a group."""
+    sent = site.send(["ann+news@dualboth.example", "carl@dualboth.example"])
+    site.store.wait(sent.subject, "ann+news@dualboth.example", "carl@dualboth.example")
+    site.s.wait(sent.subject, "ann@strip-tenant.example", "carl@strip-tenant.example")
+    group = site.send("sales+x@dualboth.example")
+    site.store.wait(group.subject, "ann+x@dualboth.example")
+    site.s.wait(group.subject, "ann@strip-tenant.example", "bob@strip-tenant.example")
+
+
+def test_a_refused_copy_tells_nobody(site: Site) -> None:
+    """Neither the sender nor, with bounce = "postmaster", the postmaster hears of a copy that was refused; of relayed
+    mail the postmaster does."""
+    for domain in ("tenant.example", "quiet-tenant.example"):
+        site.s.replies[f"carl@{domain}"] = site.s.replies[f"bob@{domain}"] = "550 5.1.1 not here"
+    site.s.replies["carl@dualstrip.example"] = "550 5.1.1 not here"
+    for domain in ("dualtenant.example", "dualquiet.example", "dualstrip.example"):
+        sent = site.send(f"carl+x@{domain}", f"teller@{domain}.foreign.example")
+        site.store.wait(sent.subject, f"carl+x@{domain}")
+    site.exim.wait_empty()
+    told = [name for mail in (*site.outside.mails, *site.store.mails) for name in mail.recipients]
+    assert not [name for name in told if name.startswith(("teller@", "postmaster@"))]
+    site.send("bob@dualquiet.example", "teller@relayed.foreign.example")
+    wait_for(
+        lambda: ["postmaster@dualquiet.example"] in [mail.recipients for mail in site.store.mails], 10, site.exim.tail
+    )
+    site.s.replies.clear()
+
+
+def test_failure_here_is_told(site: Site) -> None:
+    """The silence of a changed copy is not the delivery's: when the store here refuses, the sender is told."""
+    for domain in ("dualtenant.example", "dualstrip.example"):
+        site.store.replies[f"ann+full@{domain}"] = "550 5.2.2 full"
+        site.send(f"ann+full@{domain}", f"learns@{domain}.foreign.example")
+        hears = [f"learns@{domain}.foreign.example"]
+        wait_for(lambda h=hears: h in [m.recipients for m in site.outside.mails], 10, site.exim.tail)  # type: ignore[misc]
+    site.store.replies.clear()
