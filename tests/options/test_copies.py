@@ -25,6 +25,9 @@ MORE = (
     ("moved@example.com", "mailbox", "", "cloud", 1),
     ("all@example.com", "group", "ann@example.com, second@example.com, moved@example.com", None, 1),
     ("forward@example.com", "mailbox", "forward@example.com, friend@world.test", None, 1),
+    ('"odd name"@example.com', "mailbox", "", None, 1),
+    ('"odd name"@dual.test', "mailbox", "", None, 1),
+    ("odd@dual.test", "alias", '"odd name"@dual.test', None, 1),
     ("ann@dual.test", "mailbox", "", None, 1),
     ("carl@dual.test", "mailbox", "", None, 1),
     ("info@dual.test", "group", "ann@dual.test, carl@dual.test", None, 1),
@@ -97,6 +100,21 @@ def test_copies_of_a_forwarding_mailbox(site: Stores) -> None:
     sent = site.send("forward@example.com")
 
     site.arrives(sent, here=["forward@example.com"], there=["forward@example.com"], out=["friend@world.test"])
+
+
+def test_copies_of_quoted_local_parts(site: Stores) -> None:
+    """A local part with a blank is the same address in the copy, directly and by an alias, with an extension too."""
+    sent = site.send('"odd name"@example.com')
+    site.secondary.wait(sent.subject, '"odd name"@example.com')
+    site.store.wait(sent.subject, '"odd name"@example.com')
+    for name, arrives in (
+        ('"odd name"@dual.test', '"odd name"@dual.test'),
+        ('"odd name+x"@dual.test', '"odd name+x"@dual.test'),
+        ("odd@dual.test", '"odd name"@dual.test'),
+    ):
+        sent = site.send(name)
+        site.store.wait(sent.subject, arrives)
+        site.secondary.wait(sent.subject, arrives)
 
 
 def test_a_store_that_is_down_holds_only_its_copy(site: Stores) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `recipient_bcc` map (recipient_bcc_maps): the shadow of a copy. cleanup(8) asks it before aliasing, takes one
-value only, and adds it with NOTIFY=NEVER, so a copy that fails bounces to nobody."""
+value only, in internal form (it quotes the local part itself, cleanup_addr.c), and adds it with NOTIFY=NEVER, so a
+copy that fails bounces to nobody."""
 
 from __future__ import annotations
 
-from transport.address import Address, external, parse
+from transport.address import Address, external, parse, unquote
 from transport.config.settings import Settings
 from transport.copies import shadow
 from transport.decision import Decision, Verdict
@@ -19,14 +20,19 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
         return common
     if decision.verdict is Verdict.EXPAND:
         if len(decision.copies) == 1:
-            return Answer(OK, decision.copies[0])
+            return Answer(OK, _internal(decision.copies[0]))
         if decision.copies:
             first = parse(decision.copies[0])
             store = "local"
             if first is not None:
                 store = first.domain.removesuffix(SHADOW_SUFFIX).rpartition(".")[2]
-            return Answer(OK, external(address.local, shadow_domain(decision.domain, store)))
+            return Answer(OK, _internal(external(address.local, shadow_domain(decision.domain, store))))
         return NOT_FOUND
     if not decision.copy:
         return NOT_FOUND
-    return Answer(OK, shadow(settings, decision, address.local))
+    return Answer(OK, _internal(shadow(settings, decision, address.local)))
+
+
+def _internal(shadow: str) -> str:
+    local, _, domain = shadow.rpartition("@")
+    return f"{unquote(local)}@{domain}"

@@ -44,12 +44,14 @@ SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
   {${extract{errors}{$address_data}{$value}fail}}fail}
 # What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}
+SPLITMX_COPY_LOCAL = $local_part$local_part_suffix
 SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
   {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
-SPLITMX_COPY_LOSES = ${if SPLITMX_COPY_SHORT{${if match{$local_part$local_part_suffix}{SPLITMX_EXTENSION}{$0}}}}
+SPLITMX_COPY_LOSES = ${if and{{SPLITMX_COPY_SHORT} {eq{${quote_local_part:SPLITMX_COPY_LOCAL}}{SPLITMX_COPY_LOCAL}}}\
+  {${if match{SPLITMX_COPY_LOCAL}{SPLITMX_EXTENSION}{$0}}}}
 """
 
-_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT.
+_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT (but cuts a quoted local part apart).
 splitmx_copy_there_%(number)s:
   driver = manualroute
   domains = +splitmx_routed
