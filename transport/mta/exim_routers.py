@@ -51,7 +51,8 @@ SPLITMX_COPY_LOSES = ${if and{{SPLITMX_COPY_SHORT} {eq{${quote_local_part:SPLITM
   {${if match{SPLITMX_COPY_LOCAL}{SPLITMX_EXTENSION}{$0}}}}
 """
 
-_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT (but cuts a quoted local part apart).
+_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT.
+# (It would cut a quoted local part apart.)
 splitmx_copy_there_%(number)s:
   driver = manualroute
   domains = +splitmx_routed
