@@ -417,6 +417,30 @@ def test_what_cannot_be_decided_has_no_line_and_is_told(setup: Setup) -> None:
     assert report["complete"] is False
 
 
+def test_shadows_of_quoted_names_are_keys_in_external_form(setup: Setup) -> None:
+    """The value of recipient_bcc is in internal form; its line in virtual_alias must not begin with half a name."""
+    rows = [
+        ('"the group"@dual.example', "group", '"a, b"@dual.example u1@dual.example'),
+        ('"a, b"@dual.example', "mailbox", ""),
+        ("u1@dual.example", "mailbox", ""),
+    ]
+    with sqlite3.connect(setup.folder / "here.db") as database:
+        database.executemany("INSERT INTO recipients VALUES (?, ?, ?, NULL, 1)", rows)
+    database.close()
+    setup.configure(
+        more='[domains."dual.example"]\nlocal = ["here"]\ndestination = "m365"\ndelivery = "dual"\n'
+        'local_transport = "lmtp:unix:private/lmtp"\n'
+    )
+    done = setup.build()
+    assert "duplicate" not in done.stdout + done.stderr
+    shadow = "dual.example.m365.splitmx.invalid"
+    assert setup.look_up("lmdb:recipient_bcc", '"the group"@dual.example') == f"the group@{shadow}"
+    assert setup.look_up("lmdb:virtual_alias", f'"the group"@{shadow}') == f'"a, b"@{shadow}, u1@{shadow}'
+    keys = [line.partition("\t")[0] for line in (setup.maps / "virtual_alias").read_text().splitlines()]
+    assert sorted(key for key in keys if key.endswith(shadow)) == [f'"the group"@{shadow}']
+    assert not [key for key in keys if "@" not in key and not key.startswith("# ")]
+
+
 def test_static_only_maps(setup: Setup) -> None:
     """Routes and rewriting of copies, envelope domains, and the peers' networks."""
     setup.build()

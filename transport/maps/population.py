@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -297,28 +297,31 @@ class Population:
                 self._line(sinks, name, key, answer.value)
             if name == "relay_recipients":
                 self.survey.listed[domain.name] += 1
-            if name in ("virtual_alias", "recipient_bcc"):
-                self._follow(answer.value, sinks)
+            if name == "virtual_alias":
+                self._follow(virtual_alias.members(answer.value), sinks)
+            elif name == "recipient_bcc":  # in internal form
+                self._follow((external(*answer.value.rsplit("@", 1)),), sinks)
 
     def _has_rows(self, domain: Domain, local: str) -> bool:
         source = self._source(domain).name
         shapes = forms(local, self._settings.daemon.recipient_delimiter)
         return any(self._snapshot.rows(source, base) for base, _ in shapes)
 
-    def _follow(self, value: str, sinks: Mapping[str, Sink]) -> None:
-        """Shadows of groups and chunks in a value are expanded by `virtual_alias` too: give each its line."""
-        if SHADOW_SUFFIX not in value:
-            return
-        waiting = [value]
+    def _follow(self, addresses: Iterable[str], sinks: Mapping[str, Sink]) -> None:
+        """Shadows of groups and chunks in a value are expanded by `virtual_alias` too: give each its line.
+
+        addresses: in external form, as postmap(1) wants a key.
+        """
+        waiting = list(addresses)
         while waiting:
-            for text in waiting.pop().split(virtual_alias.SEPARATOR):
-                if not text.endswith(SHADOW_SUFFIX) or text in self._followed:
-                    continue
-                self._followed.add(text)
-                outcome = self._answerer.map("virtual_alias", text, self._now)
-                if outcome.status == OK and outcome.value != text:
-                    self._line(sinks, "virtual_alias", text, outcome.value)
-                    waiting.append(outcome.value)
+            text = waiting.pop()
+            if not text.endswith(SHADOW_SUFFIX) or text in self._followed:
+                continue
+            self._followed.add(text)
+            outcome = self._answerer.map("virtual_alias", text, self._now)
+            if outcome.status == OK and outcome.value != text:
+                self._line(sinks, "virtual_alias", text, outcome.value)
+                waiting += virtual_alias.members(outcome.value)
 
     def _line(self, sinks: Mapping[str, Sink], name: str, key: str, value: str) -> None:
         sinks[name].write(f"{key}\t{value}\n")

@@ -7,6 +7,7 @@ nested chunks, because virtual_alias_expansion_limit (1,000) and a socketmap rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from transport.address import Address, external
@@ -18,6 +19,7 @@ from transport.names import chunk_domain
 MAX_MEMBERS = 900
 MAX_BYTES = 60_000
 SEPARATOR = ", "
+_MEMBER = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 
 
 def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
@@ -69,6 +71,11 @@ def chunk(targets: Sequence[str], number: int) -> Answer:
     if not 1 <= number <= len(pieces):
         return NOT_FOUND
     return Answer(OK, SEPARATOR.join(pieces[number - 1]))
+
+
+def members(value: str) -> list[str]:
+    """The addresses of an answer; a comma in a quoted local part separates nothing."""
+    return [text.strip() for text in _MEMBER.findall(value)]
 
 
 def chunks(targets: Sequence[str]) -> list[list[str]]:
