@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +34,8 @@ STRANGERS = 2_000_000  # each is asked once
 
 
 @contextmanager
-def slapd(extra: str = "") -> Iterator[Slapd]:
-    """A slapd with PEOPLE entries, that counts its operations."""
+def slapd(names: Iterable[str] = ()) -> Iterator[Slapd]:
+    """A slapd with these local parts, else PEOPLE entries, that counts its operations."""
     server = Slapd(start=False)
     try:
         server.conf.write_text(server.conf.read_text() + "\ndatabase monitor\naccess to * by * read\n")
@@ -43,7 +43,7 @@ def slapd(extra: str = "") -> Iterator[Slapd]:
             "\n".join(
                 f"dn: uid={user},ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: {user}\ncn: {user}\nsn: x\n"
                 f"mail: {user}@{DOMAIN}\n"
-                for user in users(PEOPLE)
+                for user in names or users(PEOPLE)
             )
         )
         server.start()
@@ -68,13 +68,14 @@ def directories(server: Slapd, more: str = "") -> str:
     )
 
 
-def ldap_map(bench: Bench, server: Slapd) -> str:
-    """Postfix's own map over the same entries."""
-    path = bench.work / "ldap.cf"
+def ldap_map(bench: Bench, server: Slapd, result: str = "%s") -> str:
+    """Postfix's own map over the same entries. result: its result_format (ldap_table(5))."""
+    path = bench.work / ("ldap.cf" if result == "%s" else "ldap-route.cf")
     path.write_text(
         f"server_host = {server.url}\nversion = 3\nbind = no\nsearch_base = {server.base}\n"
-        "query_filter = (mail=%s)\nresult_attribute = mail\n"
+        f"query_filter = (mail=%s)\nresult_attribute = mail\nresult_format = {result}\n"
     )
+    path.chmod(0o644)
     return f"ldap:{path}"
 
 

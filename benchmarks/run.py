@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import ldap_rows, postfix_row, rows
+from benchmarks import ldap_rows, postfix_row, rows, sql_rows
 from benchmarks.tools import Bench, Result
 
 ROWS: dict[str, Callable[[Bench], list[Result]]] = {
@@ -36,6 +36,7 @@ ROWS: dict[str, Callable[[Bench], list[Result]]] = {
     "misses": ldap_rows.misses,
     "strangers": ldap_rows.strangers,
     "hung": ldap_rows.hung,
+    "databases": sql_rows.databases,
     "postfix": postfix_row.postfix,
 }
 PREPARED = {"rates", "workers", "start", "query", "compare", "static"}
