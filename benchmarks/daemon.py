@@ -78,6 +78,7 @@ class Daemon:
         self.work = work
         self.socketmap = work / "socketmap.sock"
         self.policy = work / "policy.sock"
+        self.exim = work / "exim.sock"
         self.config = work / "splitmx.toml"
         self.log = work / "splitmx.log"
         self.pin = pin

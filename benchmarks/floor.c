@@ -3,7 +3,7 @@
  * The floor: what an answer costs when nothing is decided. An epoll server on a unix socket that answers each
  * complete request with one constant, as cheaply as C can.
  *
- * usage: floor SOCKET netstring|policy REPLY
+ * usage: floor SOCKET netstring|policy|exim REPLY   (exim: a line, the reply, and the end of the connection)
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,8 +23,12 @@ static struct { size_t used; char buf[SIZE]; } *conns[MAX_FD];
 static void die(const char *what) { perror(what); exit(1); }
 
 /* Octets of the first complete request in buf, 0 when more are needed. */
-static size_t frame(const char *buf, size_t used, int policy)
+static size_t frame(const char *buf, size_t used, int policy, int exim)
 {
+    if (exim) {
+        const char *end = memchr(buf, '\n', used);
+        return end ? (size_t)(end - buf) + 1 : 0;
+    }
     if (policy) {
         const char *end = memmem(buf, used, "\n\n", 2);
         return end ? (size_t)(end - buf) + 2 : 0;
@@ -38,12 +42,13 @@ static size_t frame(const char *buf, size_t used, int policy)
 int main(int argc, char **argv)
 {
     if (argc != 4)
-        return fprintf(stderr, "usage: floor SOCKET netstring|policy REPLY\n"), 2;
-    int policy = !strcmp(argv[2], "policy");
+        return fprintf(stderr, "usage: floor SOCKET netstring|policy|exim REPLY\n"), 2;
+    int policy = !strcmp(argv[2], "policy"), exim = !strcmp(argv[2], "exim");
     signal(SIGPIPE, SIG_IGN);
     static char replies[64 * 1024];
     char reply[1024];
-    int size = policy ? snprintf(reply, sizeof reply, "action=%s\n\n", argv[3])
+    int size = exim ? snprintf(reply, sizeof reply, "%s\n", argv[3])
+             : policy ? snprintf(reply, sizeof reply, "action=%s\n\n", argv[3])
                       : snprintf(reply, sizeof reply, "%zu:%s,", strlen(argv[3]), argv[3]);
     size_t room = sizeof replies / (size_t)size;
     for (size_t i = 0; i < room; i++)
@@ -84,11 +89,11 @@ int main(int argc, char **argv)
                 continue;
             }
             size_t used = conns[fd]->used + (size_t)got, done = 0, count = 0, length;
-            while (count < room && (length = frame(buf + done, used - done, policy)))
+            while (count < room && (length = frame(buf + done, used - done, policy, exim)))
                 done += length, count++;
             memmove(buf, buf + done, used - done);
             conns[fd]->used = used - done;
-            if (count && write(fd, replies, count * (size_t)size) < 0 && errno != EAGAIN)
+            if (count && ((write(fd, replies, count * (size_t)size) < 0 && errno != EAGAIN) || exim))
                 close(fd);
         }
     }

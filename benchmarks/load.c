@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The load: N connections to a unix socket, one request at a time on each, as MTAs do it.
+ * The load: N connections to a unix socket, one request at a time on each, as MTAs do it; as Exim does it, each on a
+ * new connection that is half-closed behind it and ends with the reply.
  *
- * usage: load SOCKET netstring|policy FRAMES CONNECTIONS SECONDS [RATE [OFFSET]]
+ * usage: load SOCKET netstring|policy|exim FRAMES CONNECTIONS SECONDS [RATE [OFFSET]]
  *
  * FRAMES holds requests, each behind its length (32 bits, the machine's order); they are sent in order, beginning at
  * the OFFSET-th, from the start again at the end. Without RATE each connection asks again as soon as it is answered.
@@ -36,7 +37,8 @@ struct conn { int fd; int busy; uint64_t since; size_t used; char buf[SIZE]; };
 
 static uint64_t buckets[BUCKETS], answers, ok, notfound, temp, other, errors, worst, first_temp;
 static const char *frames, *frames_end, *next_frame;
-static int policy;
+static int policy, exim, epoll;
+static struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 static void die(const char *what) { perror(what); exit(1); }
 
@@ -70,6 +72,15 @@ static double percentile(double part)
     return (double)worst / 1000.0;
 }
 
+static void open_one(struct conn *c, uint32_t number)
+{
+    c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(c->fd, (struct sockaddr *)&address, sizeof address))
+        die("connect");
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = number};
+    epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
+}
+
 static void ask(struct conn *c, uint64_t since)
 {
     uint32_t size;
@@ -79,7 +90,7 @@ static void ask(struct conn *c, uint64_t since)
     c->since = since;
     c->busy = 1;
     c->used = 0;
-    if (write(c->fd, next_frame + 4, size) != (ssize_t)size)
+    if (write(c->fd, next_frame + 4, size) != (ssize_t)size || (exim && shutdown(c->fd, SHUT_WR)))
         errors++, c->busy = -1;
     next_frame += 4 + size;
 }
@@ -88,6 +99,15 @@ static void ask(struct conn *c, uint64_t since)
 static int whole(struct conn *c)
 {
     const char *text = c->buf;
+    if (exim) {
+        if (c->used >= 13 && !memcmp(text, "decision=temp", 13))
+            temp++;
+        else if (c->used >= 9 && !memcmp(text, "decision=", 9))
+            ok++;
+        else
+            other++;
+        return 1;
+    }
     if (policy) {
         if (c->used < 2 || memcmp(c->buf + c->used - 2, "\n\n", 2))
             return 0;
@@ -120,8 +140,9 @@ static int whole(struct conn *c)
 int main(int argc, char **argv)
 {
     if (argc < 6)
-        return fprintf(stderr, "usage: load SOCKET netstring|policy FRAMES CONNECTIONS SECONDS [RATE [OFFSET]]\n"), 2;
+        return fprintf(stderr, "usage: load SOCKET netstring|policy|exim FRAMES CONNECTIONS SECONDS [RATE [OFFSET]]\n"), 2;
     policy = !strcmp(argv[2], "policy");
+    exim = !strcmp(argv[2], "exim");
     signal(SIGPIPE, SIG_IGN);
     int count = atoi(argv[4]), file = open(argv[3], O_RDONLY);
     double seconds = atof(argv[5]), rate = argc > 6 ? atof(argv[6]) : 0;
@@ -139,17 +160,11 @@ int main(int argc, char **argv)
         memcpy(&size, next_frame, 4);
         next_frame += 4 + size;
     }
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
     strncpy(address.sun_path, argv[1], sizeof address.sun_path - 1);
     struct conn *conns = calloc((size_t)count, sizeof *conns);
-    int epoll = epoll_create1(0);
-    for (int i = 0; i < count; i++) {
-        conns[i].fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (connect(conns[i].fd, (struct sockaddr *)&address, sizeof address))
-            die("connect");
-        struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
-        epoll_ctl(epoll, EPOLL_CTL_ADD, conns[i].fd, &event);
-    }
+    epoll = epoll_create1(0);
+    for (int i = 0; i < count; i++)
+        open_one(&conns[i], (uint32_t)i);
     uint64_t start = now(), end = start + (uint64_t)(seconds * 1e9), due = start, t = start;
     uint64_t step = rate > 0 ? (uint64_t)(1e9 / rate) : 0;
     int spins = getenv("LOAD_SPINS") != NULL, spare = 0, live = count, timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
@@ -188,6 +203,17 @@ int main(int argc, char **argv)
             if (got <= 0) {
                 if (got < 0 && (errno == EAGAIN || errno == EINTR))
                     continue;
+                if (exim && got == 0 && c->busy == 1 && whole(c)) {
+                    t = now();
+                    note(t - c->since);
+                    answers++;
+                    c->busy = 0;
+                    close(c->fd);
+                    open_one(c, events[i].data.u32);
+                    if (!step && t < end)
+                        ask(c, t);
+                    continue;
+                }
                 errors++;
                 c->busy = -1;
                 live--;
@@ -196,7 +222,7 @@ int main(int argc, char **argv)
             }
             c->used += (size_t)got;
             uint64_t before = temp;
-            if (c->busy != 1 || !whole(c))
+            if (exim || c->busy != 1 || !whole(c))
                 continue;
             t = now();
             if (temp != before && !first_temp)

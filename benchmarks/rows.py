@@ -50,6 +50,9 @@ def prepare(bench: Bench) -> None:
     write_frames(bench.work / "one", [transport_frame(names[len(names) // 2])])
     write_frames(bench.work / "uniform", (transport_frame(rng.choice(names)) for _ in range(UNIFORM)))
     write_frames(bench.work / "policy", (policy_frame(u, n) for n, u in enumerate(rng.choices(names, k=20_000))))
+    write_frames(
+        bench.work / "exim", (f"decide recipient={u}@{DOMAIN}\n".encode() for u in rng.choices(names, k=20_000))
+    )
     few = rng.sample(names, min(1000, len(names)))
     write_frames(bench.work / "policy-hot", (policy_frame(rng.choice(few), n) for n in range(20_000)))
     daemon = Daemon(bench.work / "main", directories)
@@ -80,7 +83,7 @@ def main_daemon(bench: Bench, *, workers: int = 1, pin: bool = True) -> Daemon:
 
 
 def rates(bench: Bench) -> list[Result]:
-    """Hot, uniform, one connection, policy; then the worker's memory after all that."""
+    """Hot, uniform, one connection, policy, Exim; then the worker's memory after all that."""
     daemon = main_daemon(bench)
     results = []
     try:
@@ -116,7 +119,7 @@ def rates(bench: Bench) -> list[Result]:
         )
         for name, file in (("policy, 1,000 recipients", "policy-hot"), ("policy, 20,000 recipients", "policy")):
             ours, floor = bench.beside_floor(
-                daemon.policy, bench.work / file, 100, daemon.pid, reply="DUNNO", policy=True, span=20_000
+                daemon.policy, bench.work / file, 100, daemon.pid, reply="DUNNO", kind="policy", span=20_000
             )
             results.append(
                 Result(
@@ -127,6 +130,19 @@ def rates(bench: Bench) -> list[Result]:
                     "none set",
                 )
             )
+        ours, floor = bench.beside_floor(
+            daemon.exim, bench.work / "exim", 50, daemon.pid, reply="decision=local verify=no", kind="exim", span=20_000
+        )
+        results.append(
+            Result(
+                "exim, 20,000 recipients, 50 at once, each on a connection of its own",
+                f"{fastest(ours) / 1000:.1f} k/s, {least(ours, 'cpu'):.0f} µs CPU",
+                f"{fastest(floor) / 1000:.1f} k/s, {least(floor, 'cpu'):.0f} µs CPU",
+                f"{fastest(ours) / fastest(floor):.2f} of the rate",
+                "thousands a second",
+                fastest(ours) >= 2000,
+            )
+        )
         worker = daemon.children()["workers"][0]
         mega = resident(worker)
         results.append(

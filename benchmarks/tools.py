@@ -138,7 +138,7 @@ class Bench:
         frames: Path,
         connections: int,
         *,
-        policy: bool = False,
+        kind: str = "netstring",
         seconds: float | None = None,
         rate: float = 0,
         offset: int = 0,
@@ -147,7 +147,7 @@ class Bench:
         spins: bool = False,
     ) -> dict[str, float]:
         """Run the generator once. With `pid`, `cpu` is that process tree's CPU per answer in microseconds."""
-        process = self.start_load(target, frames, connections, policy=policy, seconds=seconds, rate=rate,
+        process = self.start_load(target, frames, connections, kind=kind, seconds=seconds, rate=rate,
                                   offset=offset, core=core, spins=spins)  # fmt: skip
         before = cpu_seconds(pid) if pid else 0.0
         out = finish(process)
@@ -161,7 +161,7 @@ class Bench:
         frames: Path,
         connections: int,
         *,
-        policy: bool = False,
+        kind: str = "netstring",
         seconds: float | None = None,
         rate: float = 0,
         offset: int = 0,
@@ -170,7 +170,7 @@ class Bench:
     ) -> subprocess.Popen[str]:
         """The generator beside something else; read it with `finish`."""
         words = [
-            str(self.work / "load"), str(target), "policy" if policy else "netstring", str(frames), str(connections),
+            str(self.work / "load"), str(target), kind, str(frames), str(connections),
             str(seconds or self.seconds), str(rate), str(offset),
         ]  # fmt: skip
         env = {**os.environ, "LOAD_SPINS": "1"} if spins else None
@@ -178,11 +178,11 @@ class Bench:
             words = ["chrt", "-r", "2", *words]  # who measures waits for nobody
         return subprocess.Popen(pinned(core, words), stdout=subprocess.PIPE, text=True, env=env)
 
-    def floor(self, reply: str, *, policy: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
+    def floor(self, reply: str, *, kind: str = "netstring") -> tuple[subprocess.Popen[bytes], Path]:
         """The constant server; end it with `stop`."""
         path = self.work / "floor.sock"
         path.unlink(missing_ok=True)
-        words = [str(self.work / "floor"), str(path), "policy" if policy else "netstring", reply]
+        words = [str(self.work / "floor"), str(path), kind, reply]
         process = subprocess.Popen(pinned(SERVER_CORE, words))
         wait("the floor server", lambda: connects(path))
         return process, path
@@ -195,22 +195,22 @@ class Bench:
         pid: int,
         *,
         reply: str = "OK relay:[mx.example.net]",
-        policy: bool = False,
+        kind: str = "netstring",
         span: int = 0,
     ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """Rounds of ours and the floor, taking turns. span: how many frames the file has, to begin
         anywhere."""
-        process, path = self.floor(reply, policy=policy)
+        process, path = self.floor(reply, kind=kind)
         ours, floor = [], []
         try:
             spins = connections > 1  # with one the generator sleeps, as an MTA does
-            self.load(target, frames, connections, policy=policy, seconds=1, offset=span // 3)  # warm
+            self.load(target, frames, connections, kind=kind, seconds=1, offset=span // 3)  # warm
             for number in range(self.rounds):
                 offset = number * span // max(1, self.rounds)
                 floor.append(
-                    self.load(path, frames, connections, policy=policy, pid=process.pid, offset=offset, spins=spins)
+                    self.load(path, frames, connections, kind=kind, pid=process.pid, offset=offset, spins=spins)
                 )
-                ours.append(self.load(target, frames, connections, policy=policy, pid=pid, offset=offset, spins=spins))
+                ours.append(self.load(target, frames, connections, kind=kind, pid=pid, offset=offset, spins=spins))
         finally:
             stop(process)
         return ours, floor
