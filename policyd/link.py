@@ -14,7 +14,8 @@ Worker to keeper:
     ("observe", [dict, …])                      policy decisions of observed domains
 Keeper to worker:
     ("answers", [(directory, local, domain, Live), …])
-    ("ages", {directory: Age})                  each second and after each change: renew the snapshot first
+    ("ages", {directory: Age}, mark)            each second and after each change: renew the snapshot first;
+                                                mark: (instance, generation) of the index, None while there is none
     ("nudge",)                                  the index has changed
     ("peers", {destination: (network, …)})      resolved `spf:` names
     ("loop", local, domain, first)              unix time

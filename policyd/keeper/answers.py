@@ -102,6 +102,7 @@ class Answers:
 
     def _know(self, overlay: dict[Triple, Live]) -> None:
         knowledge = self.knowledge
+        knowledge.mark = self.keeper.index.mark
         if knowledge.renew(at_once=True):
             self.answerer.new_generation()
         knowledge.keeper = True

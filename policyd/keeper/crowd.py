@@ -111,9 +111,9 @@ class Crowd:
         for link in list(self.workers.values()):
             link.channel.send(message)
 
-    def ages(self, ages: dict[str, Age]) -> None:
-        """Tell how old each directory is."""
-        self.send(("ages", ages))
+    def ages(self, ages: dict[str, Age], mark: tuple[str, int] | None) -> None:
+        """Tell how old each directory is, and of which index."""
+        self.send(("ages", ages, mark))
 
     def live(self, directory: str, local: str, domain: str, result: Live) -> None:
         """Tell every worker a live answer that none of them asked for."""

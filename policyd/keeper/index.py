@@ -13,7 +13,7 @@ from transport.config.settings import Settings
 from transport.index.writer import IndexFault, Writer
 
 _AGAIN = 5.0  # seconds until a file that cannot be opened is tried again
-_CHECK = 5.0  # seconds between two looks at the file
+_CHECK = 2.0  # seconds between two looks at the file
 _DEEP = 600.0  # seconds between two of SQLite's own checks
 
 
@@ -30,6 +30,11 @@ class IndexCare:
         self.opened = opened
         self.rebuilt = rebuilt
         self._deep_at = time.monotonic()
+
+    @property
+    def mark(self) -> tuple[str, int] | None:
+        """(instance, generation) as last written; None without a writer."""
+        return None if self.writer is None else self.writer.mark
 
     async def run(self, settings: Callable[[], Settings]) -> None:
         """Never gives up: a full disk is emptied some day."""

@@ -291,7 +291,7 @@ class Keeper:
 
     def tell_ages(self) -> None:
         """To every worker, and to our own knowledge."""
-        self.crowd.ages(self.ages())
+        self.crowd.ages(self.ages(), self.index.mark)
 
     def _foreign(self, name: str) -> None:
         sync = self.syncs.get(name)
@@ -323,7 +323,7 @@ class Keeper:
         """A worker, new or not, is to be served."""
         link = self.crowd.add(number, sock)
         link.channel.send(("peers", self.peers.networks()))
-        link.channel.send(("ages", self.ages()))
+        link.channel.send(("ages", self.ages(), self.index.mark))
 
     def _from_worker(self, link: WorkerLink, message: Message) -> None:
         match message:

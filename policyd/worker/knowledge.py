@@ -31,12 +31,15 @@ class LiveKnowledge:
     """The `Knowledge` of a worker.
 
     overlay: set while a request that waited is answered; its own live answers count for it however old.
+    mark: the keeper's (instance, generation) of the index when it told the ages: a file that is another one or older
+    (an old copy of it, put back) counts for nothing. None: it told none yet.
     """
 
     def __init__(self, settings: Settings, state: Path) -> None:
         self.overlay: Mapping[Triple, Live] = {}
         self.keeper = False
         self.ages: dict[str, Age] = {}
+        self.mark: tuple[str, int] | None = None
         self.networks: dict[str, tuple[str, ...]] = {}
         self.loops: dict[tuple[str, str], float] = {}
         # live answers by address and directory: two generations of short ones, and the few that hold longer
@@ -67,8 +70,9 @@ class LiveKnowledge:
     def renew(self, *, at_once: bool = False) -> bool:
         """Take the present snapshot of the index; True when answers may differ from before.
 
-        The index was deleted or replaced: its last snapshot goes on saying who is listed until the new one holds
-        every directory that the old one held, or `_HOLD` is over.
+        A snapshot older than what the keeper wrote (somebody restored the file) is not used. The index was deleted or
+        replaced: its last snapshot goes on saying who is listed until the new one holds every directory that the old
+        one held, or `_HOLD` is over.
         """
         reader = self.reader
         if not reader.gone:
@@ -76,6 +80,9 @@ class LiveKnowledge:
             if self.reader.gone:
                 self._gone_at = time.monotonic()
                 self._gone_ages = dict(self.ages)  # of readings that are in our snapshot: it was renewed before
+            elif self.mark is not None and reader.generation >= 0 and not reader.holds(self.mark):
+                reader.lose("it is not what was last written: an older or another one was put in its place")
+                return True
             return changed
         now = time.monotonic()
         if not at_once and now - self._looked_at < _LOOK_AGAIN:
@@ -84,7 +91,8 @@ class LiveKnowledge:
         successor = Reader(self.state, hold=True)
         self._use(successor)
         successor.renew()
-        if successor.covers(reader) or now - self._gone_at > _HOLD:
+        ours = self.mark is not None and successor.holds(self.mark)  # else it is a copy that somebody put there
+        if (ours and successor.covers(reader)) or now - self._gone_at > _HOLD:
             reader.close()
             self.reader = successor
             return True
@@ -137,8 +145,8 @@ class LiveKnowledge:
                 return False
             read_at = held_at
         if not options.live:
-            if not self.reader.loaded(directory):
-                return False
+            if read_at is None or not self.reader.loaded(directory):
+                return False  # not read since the start: it may have changed while nobody looked
             if options.max_age is None:
                 return True
             content = age.content_time if age is not None else None

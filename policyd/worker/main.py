@@ -235,8 +235,9 @@ class Worker:
                     triple = (directory, local, domain)
                     knowledge.learn(triple, result)
                     self.live.answer(triple, result)
-            case ("ages", ages):
+            case ("ages", ages, mark):
                 # the rows of a reading must be in our snapshot before its "no" is believed
+                knowledge.mark = mark
                 self.renew(at_once=True)
                 knowledge.ages = ages
             case ("nudge",):

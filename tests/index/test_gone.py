@@ -32,6 +32,7 @@ class Held:
 
     def read_now(self, *names: str) -> None:
         """What the keeper tells after it has read directories."""
+        self.knowledge.mark = self.world.writer.mark
         self.knowledge.renew(at_once=True)
         now = time.monotonic()
         self.knowledge.ages = self.knowledge.ages | {name: Age(now, now) for name in names or ("here", "there")}
@@ -85,7 +86,7 @@ def test_who_is_listed_stays_until_all_are_there_again(held: Held, breaks: Calla
     assert held.listed("zoe")
     assert held.listed("user00049")
     held.world.sync("there")
-    assert held.knowledge.renew(at_once=True)
+    held.read_now()
     assert held.listed("zoe")
     assert not held.listed("user00049")
     assert (held.knowledge.reader.gone, held.knowledge.reader.reason) == (False, "")
@@ -117,6 +118,7 @@ def test_it_is_not_held_for_ever(held: Held, monkeypatch: pytest.MonkeyPatch) ->
     """Where the new index never becomes complete, the old one ends all the same: moves have to arrive some day."""
     held.go(delete)
     held.world.sync("here")
+    held.knowledge.mark = held.world.writer.mark
     monkeypatch.setattr(knowing, "_HOLD", 0.0)
     assert held.knowledge.renew(at_once=True)
     assert not held.listed("zoe")
@@ -130,6 +132,7 @@ def test_a_directory_that_is_configured_no_more_is_not_waited_for(held: Held) ->
     held.world.sync("here")
     settings = held.world.settings
     held.knowledge.configure(type(settings)(directories={"here": settings.directories["here"]}))
+    held.knowledge.mark = held.world.writer.mark
     assert held.knowledge.renew(at_once=True)
     assert held.listed("user00007")
     assert not held.listed("zoe")
@@ -143,5 +146,92 @@ def test_a_held_snapshot_that_cannot_be_read_is_lost(held: Held) -> None:
     assert held.no("there") is False
     held.world.sync("here")
     held.world.sync("there")
-    assert held.knowledge.renew(at_once=True)
+    held.read_now()
     assert held.listed("zoe")
+
+
+def restore_beside(path: Path) -> None:
+    path.with_name("backup").rename(path)
+
+
+def restore_in_place(path: Path) -> None:
+    path.write_bytes(path.with_name("backup").read_bytes())
+
+
+@pytest.mark.parametrize("restores", [restore_beside, restore_in_place])
+def test_an_older_copy_of_the_index_is_no_successor(held: Held, restores: Callable[[Path], None]) -> None:
+    """A backup put back lists who was there then: neither its yes nor its "no" is taken for today's."""
+    world, knowledge = held.world, held.knowledge
+    world.writer.checkpoint(always=True)
+    world.writer.path.with_name("backup").write_bytes(world.writer.path.read_bytes())
+    world.sources["here"].records = [*people(49), Record("late", "example.com")]
+    world.sync("here")
+    knowledge.renew(at_once=True)
+    knowledge.reader.close()  # a reader without the new pages in its cache
+    world.reader.close()
+    world.writer.close()
+    restores(world.writer.path)
+    knowledge.mark = world.writer.mark
+    held.read_now()
+    knowledge.renew(at_once=True)
+    assert not held.listed("user00049")
+    assert knowledge.no("here", "example.com", "late") is None
+    assert knowledge.no("there", "example.com", "late") is False
+
+
+def test_an_older_copy_does_not_end_the_holding(held: Held) -> None:
+    """The last snapshot is newer than a backup that is put in the index's place: it is held on."""
+    world = held.world
+    world.writer.checkpoint(always=True)
+    world.writer.path.with_name("backup").write_bytes(world.writer.path.read_bytes())
+    world.sources["here"].records = [*people(49), Record("late", "example.com")]
+    world.sync("here")
+    held.knowledge.mark = world.writer.mark
+    held.read_now()
+    assert held.listed("late")
+    delete(world.writer.path)
+    restore_beside(world.writer.path)
+    for _ in range(2):
+        held.knowledge.renew(at_once=True)
+    assert held.knowledge.reader.gone
+    assert held.listed("late")
+    assert not held.listed("user00049")
+    world.writer.recover(world.writer.check())
+    held.knowledge.mark = world.writer.mark
+    assert not held.knowledge.renew(at_once=True)
+    world.sync("here")
+    world.sync("there")
+    held.knowledge.mark = world.writer.mark
+    assert held.knowledge.renew(at_once=True)
+    assert held.listed("late")
+    assert not held.knowledge.reader.gone
+
+
+def test_a_mark_is_of_what_was_committed_into_this_very_file(held: Held) -> None:
+    """Neither a rolled back generation nor one of a file that was replaced meanwhile raises it."""
+    writer = held.world.writer
+    before = writer.mark
+    with writer.change() as connection:
+        writer.bump(connection)
+        connection.execute("ROLLBACK")
+    assert writer.mark == before
+    other = writer.connect()
+    delete(writer.path)
+    writer.recover("it was deleted")
+    mark = writer.mark
+    with writer.change(other) as connection:
+        writer.bump(connection)
+    other.close()
+    assert writer.mark == mark
+    assert mark[0] != before[0]
+    writer.new_generation()
+    assert writer.mark == (mark[0], mark[1] + 1)
+
+
+def test_a_file_that_was_not_read_since_the_start_says_no_to_nobody(held: Held) -> None:
+    """It may have changed while the service was stopped: who is in the index is listed, who is not is TEMP."""
+    held.knowledge.ages = {"there": Age(None)}
+    assert held.listed("zoe")
+    assert held.no("there") is False
+    held.read_now()
+    assert held.no("there") is True

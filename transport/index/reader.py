@@ -322,6 +322,16 @@ class Reader:
         """Whether this directory's rows are all here, under the fingerprint in use, and an absence means something."""
         return directory in self._loaded
 
+    def holds(self, mark: tuple[str, int]) -> bool:
+        """Whether this snapshot is of that very file (instance) and not older than that generation of it."""
+        return self._instance == mark[0] and self.generation >= mark[1]
+
+    def lose(self, why: str) -> None:
+        """Not loaded from now on, for a reason that the holder found."""
+        if self._connection is not None:
+            self._open_at = time.monotonic()
+            self._lose(why)
+
     def covers(self, other: Reader) -> bool:
         """Whether every directory that counts in the other is here, and as complete as there."""
         return set(self._names.values()).issuperset(other._names.values()) and self._loaded >= other._loaded

@@ -61,7 +61,8 @@ def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
 class Writer:
     """The open index. Threads share it: each takes its own connection, and changes one at a time.
 
-    state: the directory of `index.sqlite`. `said` is what had to be done at the opening, one line, or "".
+    state: the directory of `index.sqlite`. `said` is what had to be done at the opening, one line, or "". `mark` is
+    (instance, generation) as last committed: a file that is another one, or behind it, is not what we wrote.
     Raises IndexBusy when another process writes it, IndexFault when it can be neither opened nor made.
     """
 
@@ -75,6 +76,7 @@ class Writer:
         self._domains: dict[str, int] = {}
         self._inode = (0, 0)
         self._instance = ""
+        self.mark = self._bumped = ("", 0)
         self._written = (0, 0)
         self._connection: sqlite3.Connection
         try:
@@ -195,6 +197,7 @@ class Writer:
         self._written = (info.st_mtime_ns, info.st_size)
         rows = dict(self._connection.execute("SELECT key, value FROM state"))
         self._instance = str(rows["instance"])
+        self.mark = (self._instance, int(rows["generation"]))
         self._domains = {name: number for number, name in self._connection.execute("SELECT id, name FROM domain")}
 
     def connect(self) -> sqlite3.Connection:
@@ -275,12 +278,15 @@ class Writer:
         """One transaction, alone among our threads; rolled back whole on any error. Raises IndexFault."""
         with self._lock:
             at = connection if connection is not None else self._connection
+            self._bumped = ("", 0)
             try:
                 at.execute("BEGIN IMMEDIATE")
                 try:
                     yield at
                     if at.in_transaction:
                         at.execute("COMMIT")
+                        if self._bumped[0] == self._instance:  # else it went into a file that was replaced meanwhile
+                            self.mark = self._bumped
                 except BaseException:
                     if at.in_transaction:
                         with contextlib.suppress(sqlite3.Error):
@@ -296,7 +302,9 @@ class Writer:
         row = connection.execute(
             "UPDATE state SET value = value + 1 WHERE key = 'generation' RETURNING value"
         ).fetchone()
-        return int(row[0])
+        instance = connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
+        self._bumped = (str(instance[0]), int(row[0]))
+        return self._bumped[1]
 
     def new_generation(self) -> int:
         """A new generation without a change of rows: a wave's moment has come, a held set was let go."""
