@@ -46,15 +46,36 @@ def findings(settings: Settings, reader: Reader | None = None, dns: Dns | None =
         tree = Tree(root)
         try:
             owners = tree.owners()
-            for domain in settings.domains.values():
-                if domain.enabled == "no" or domain.name not in owners:
-                    continue
+        except DirectoryError as fault:
+            found.append(warning(f"cPanel below {root}: {fault}", fault.hint))
+            continue
+        for domain in settings.domains.values():
+            if domain.enabled == "no":
+                continue
+            if domain.name not in owners:
+                if _reads(settings, domain, root):
+                    found.append(
+                        warning(
+                            f"{domain.name} is on no account of the cPanel host below {root}: nobody of it is here",
+                            "take the directory out of its `local` if the account has moved",
+                        )
+                    )
+                continue
+            try:
                 found += _routing(tree, owners[domain.name], domain, dns)
                 found += _swallowing(tree, domain)
                 found += _leftovers(tree, owners[domain.name], settings, domain, reader)
-        except DirectoryError as fault:
-            found.append(warning(f"cPanel below {root}: {fault}", fault.hint))
-    return found
+            except DirectoryError as fault:
+                found.append(warning(f"{domain.name}, cPanel below {root}: {fault}", fault.hint))
+    return list(dict.fromkeys(found))
+
+
+def _reads(settings: Settings, domain: Domain, root: Path) -> bool:
+    """Whether the domain's people are looked for on this host and nowhere else."""
+    options = [settings.directories[name].options for name in domain.local]
+    return bool(options) and all(
+        isinstance(found, FileOptions) and found.format == "cpanel" and Path(found.path) == root for found in options
+    )
 
 
 def _routing(tree: Tree, account: str, domain: Domain, dns: Dns | None) -> Iterator[Finding]:
@@ -97,7 +118,7 @@ def _automatic(tree: Tree, name: str, state: str, dns: Dns | None) -> Iterator[F
         hosts = dns.mx(name)
         lowest = hosts[0] if hosts else name
         addresses = set(dns.addresses(lowest)) if lowest else set()
-        rest = {address for host in hosts[1:] for address in dns.addresses(host)}
+        rest = set() if addresses & ours else {address for host in hosts[1:] for address in dns.addresses(host)}
     except DnsError as fault:
         yield note(f"{name} is set to Automatically Detect Configuration, and its MX cannot be looked up: {fault}")
         return

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transport.address import external
 from transport.directories.base import DirectoryError, Listing, Skipped
-from transport.directories.reading import address_in, targets_of, why_not
+from transport.directories.reading import address_in, targets_of, trimmed, why_not
 from transport.record import Kind, Record
 
 MAILMAN = "usr/local/cpanel/3rdparty/mailman/lists"
@@ -51,7 +51,7 @@ class Tree:
 
     def _read(self, path: Path) -> str | None:
         try:
-            text = path.read_text("utf-8", "surrogateescape")
+            text = path.read_text("utf-8", "surrogateescape").removeprefix("\ufeff")
             self.newest = max(self.newest, path.stat().st_mtime)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -98,15 +98,21 @@ class Tree:
         home = self.home(account)
         if not self._exists(home):
             raise DirectoryError(f"{home}: no such folder", "is the disk with the accounts mounted?")
-        text = self._read(home / "etc" / domain / "passwd") or ""
-        return [line.split(":", 1)[0] for line in text.splitlines() if line.strip() and ":" in line]
+        path = home / "etc" / domain / "passwd"
+        text = self._read(path) or ""
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        if lines and ":" not in lines[-1] and not text.endswith(("\n", "\r")):
+            raise DirectoryError(
+                f"{path} looks half written: its last line ends in a name", "is cPanel just writing it?"
+            )
+        return [line.split(":", 1)[0] for line in lines if ":" in line]
 
     def suspended(self, account: str) -> bool:
         """Whether the whole account is."""
         return self._exists(self.root / "var/cpanel/suspended" / account)
 
     def takes_no_mail(self, account: str, local: str, domain: str) -> bool:
-        """Whether one mailbox's incoming mail is suspended."""
+        """Whether one mailbox's incoming mail is suspended. local: as `mailboxes` gives it, printable."""
         return "/" not in local and self._exists(self.home(account) / f"etc/.{local}@{domain}.suspended_incoming")
 
     def aliases(self, domain: str) -> Aliases:
@@ -117,7 +123,7 @@ class Tree:
             if match is None or line.lstrip().startswith("#"):
                 continue
             if match[1] == "*":
-                found.default = match[2].strip()
+                found.default = match[2].strip().strip('"') if match[2].strip().startswith('":') else match[2].strip()
             else:
                 found.entries.setdefault(match[1], []).extend(split_targets(match[2]))
         return found
@@ -155,7 +161,7 @@ class Tree:
 def split_targets(text: str) -> list[str]:
     """The targets of one line. What begins with `:` or `|` is one target to its end."""
     text = text.strip()
-    if text.startswith((":", "|", '"|')):
+    if text.startswith((":", "|", '":', '"|')):
         return [text]
     return [found.strip() for found in _TARGET.findall(text) if found.strip()]
 
@@ -208,29 +214,34 @@ def watched(path: Path, domains: Sequence[str]) -> Iterator[Path]:
 def _domain(tree: Tree, account: str, domain: str, skipped: Skipped) -> Iterator[Record]:
     off = tree.suspended(account)
     found: dict[tuple[str, str], Record] = {}
-    names = [(local, not off and not tree.takes_no_mail(account, local, domain)) for local in
-             tree.mailboxes(account, domain)]  # fmt: skip
+    names = tree.mailboxes(account, domain)
+    own_name = len(names)
     if tree.main_domain(account) == domain:
-        names.append((account, not off))
-    for local, active in names:
+        names.append(account)
+    for number, local in enumerate(names):
         address = address_in(f"{local}@{domain}")
         if address is None:
             skipped.add(f"{local}@{domain}", why_not(f"{local}@{domain}"))
-        else:
-            found.setdefault(address[:2], Record(address.local, address.domain, Kind.MAILBOX, active))
+            continue
+        active = not off and (number == own_name or not tree.takes_no_mail(account, local, domain))
+        found.setdefault(address[:2], Record(address.local, address.domain, Kind.MAILBOX, active))
     for name, words in tree.aliases(domain).entries.items():
         address = address_in(name if "@" in name else f"{name}@{domain}")
         if address is None:
             skipped.add(name, why_not(name))
             continue
-        targets = _targets(words, skipped, name)
+        if address.domain != domain or address.local == "*":
+            skipped.add(name, f"stands in the forwarders of {domain}, where nothing looks it up")
+            continue
+        targets = forwarded(words, skipped, name)
         first = found.get(address[:2])
         if first is None:
-            found[address[:2]] = Record(address.local, address.domain, Kind.ALIAS, not off, targets=targets)
+            record = Record(address.local, address.domain, Kind.ALIAS, not off, targets=targets)
+            found[address[:2]] = trimmed(record)
         elif targets:
             # a forwarder beside a mailbox: cPanel delivers to both
             own = external(address.local, address.domain)
-            found[address[:2]] = first._replace(targets=tuple(dict.fromkeys((own, *targets))))
+            found[address[:2]] = trimmed(first._replace(targets=tuple(dict.fromkeys((own, *targets)))))
     for name in tree.lists(domain):
         for suffix in _LIST_ADDRESSES:
             address = address_in(f"{name}{suffix}@{domain}")
@@ -242,8 +253,9 @@ def _domain(tree: Tree, account: str, domain: str, skipped: Skipped) -> Iterator
     yield from found.values()
 
 
-def _targets(words: Sequence[str], skipped: Skipped, owner: str) -> tuple[str, ...]:
-    """Addresses only when all are addresses: else the host itself has to do it."""
-    if any(word.startswith((":", "|", '"|', "/")) or "@" not in word for word in words):
+def forwarded(words: Sequence[str], skipped: Skipped, owner: str) -> tuple[str, ...]:
+    """The targets of a forwarder when all are addresses; else none: the host itself has to do all of it."""
+    if any(word.startswith((":", "|", '":', '"|', "/")) or "@" not in word for word in words):
         return ()
-    return targets_of(words, skipped, owner)[0]
+    targets, here = targets_of(words, skipped, owner)
+    return () if here or any(address_in(word) is None for word in words) else targets

@@ -134,10 +134,9 @@ def _present(settings: Settings, wanted: Sequence[tuple[str, str]]) -> set[tuple
             from transport.directories import cpanel_uapi
 
             try:
-                records = list(cpanel_uapi.listing(Path(options.path)).records)
+                found |= cpanel_uapi.forwarders(Path(options.path))
             except DirectoryError as fault:
                 raise BuildError(str(fault), fault.hint) from fault
-            found |= {(external(r.local, r.domain), target) for r in records for target in r.targets}
             told = True
     return {(one.lower(), other.lower()) for one, other in found} if told else None
 
