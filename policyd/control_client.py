@@ -56,6 +56,8 @@ def stream(where: Listener | str, message: dict[str, Any], timeout: float = 30.0
         with sock.makefile("rb") as lines:
             for line in lines:
                 value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError("it is none of splitmx")
                 yield value
                 if "progress" not in value:
                     return

@@ -74,10 +74,17 @@ def _attributes(client: str | None, sender: str | None, listener: str | None, ou
     # without a sender the mail is somebody's, not a bounce
     found["sender"] = "someone@invalid" if sender is None else sender.strip("<>")
     if listener:
+        from ipaddress import ip_address
+
         host, _, port = listener.rpartition(":")
-        if not host or not port.isdigit():
+        try:
+            host = str(ip_address(host.strip("[]")))
+            good = 0 < int(port) < 65536
+        except ValueError:
+            good = False
+        if not good:
             raise Stop(f"--listener {listener!r} is not IP:PORT", "for IPv6: [2001:db8::1]:25")
-        found["server_address"], found["server_port"] = host.strip("[]"), port
+        found["server_address"], found["server_port"] = host, port
     if outsider:
         found["policy_context"] = "outsider"
     return found

@@ -38,6 +38,8 @@ def rollback(config: Path, as_json: bool, dry_run: bool, show_log: bool) -> int:
         # an edit that was never loaded is undone first
         earlier = running
     if not earlier:
+        if as_json:
+            print_json({"config": str(config), "done": False, "differs": []})
         raise Found("there are no earlier settings", f"the daemon keeps them in {state} from its first reload on")
     differs = changes.differences(text, earlier)
     if not dry_run:

@@ -8,6 +8,8 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Site
 from tests.cli.test_main import HEAVY, modules_after
 from tests.mta.waiting import wait_for
@@ -66,6 +68,22 @@ def test_explain_has_one_shape_for_everything(running: Site) -> None:
         assert report["decision"] == "PASS"
         assert report["reason"]
         assert {answer["status"] for answer in report["maps"].values()} == {"NOTFOUND"}
+
+
+def test_what_is_no_utf8_is_explained_too(running: Site) -> None:
+    """Bytes of a command line that are no UTF-8 are nobody's address, not a fault; the JSON escapes them."""
+    done = running.run("explain", "--json", "\udcff@example.com")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["address"] == "\udcff@example.com"
+    assert "\\udcff" in done.stdout
+
+
+@pytest.mark.parametrize("listener", ["25", "mail:25", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:smtp"])
+def test_a_listener_is_an_address_and_a_port(running: Site, listener: str) -> None:
+    """Anything else is usage: it would be judged as if it had come somewhere else."""
+    done = running.run("explain", "u1@example.com", "--listener", listener)
+    assert done.returncode == 2
+    assert "IP:PORT" in done.stderr
 
 
 def test_explain_at_another_time(running: Site) -> None:
@@ -162,6 +180,13 @@ def test_sync_shows_holds_and_releases(site: Site) -> None:
     assert site.run("status").returncode == 0
     assert site.run("explain", "--json", "u15@example.com").stdout.count('"listed": false')
     assert site.run("sync", "nobody").returncode == 2
+
+
+def test_nothing_to_go_back_to_is_json_too(site: Site) -> None:
+    """Exit code 1, with a result that a script can read."""
+    done = site.run("rollback", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["done"] is False
 
 
 def test_rollback_goes_back_and_forth(site: Site) -> None:
