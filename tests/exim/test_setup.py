@@ -18,8 +18,10 @@ from tests.mta.exim import EximInstance, environment, unpacked
 from tests.mta.sending import send
 from transport.checks.exim import findings
 from transport.config.settings import Daemon, Destination, Domain, Listener, Location, Settings
+from transport.maps.build import BuildReport
+from transport.maps.exim import _domain_lists
 from transport.mta.exim import read
-from transport.mta.exim_plan import plan, problems, render
+from transport.mta.exim_plan import MAX_INLINE, plan, problems, render
 
 Cleaned = Callable[[Callable[[], object]], None]
 
@@ -77,6 +79,24 @@ def test_many_domains_stand_in_a_file() -> None:
     many = Settings(destinations={"s": Destination("s", hosts=("h.example",))}, domains=domains)
     main = plan(many, maps=Path("/var/lib/splitmx/maps")).text("main")
     assert "domainlist splitmx_domains = partial1-cdb;/var/lib/splitmx/maps/exim_splitmx_domains.cdb\n" in main
+
+
+def test_every_list_file_is_written(folder: Path) -> None:
+    """Whatever list of domains the texts look for in a file, build writes: Exim ends with a panic for a missing one."""
+    destinations = {
+        f"t{n}": Destination(f"t{n}", hosts=("h.example",), envelope=f"t{n}.tenants.example") for n in range(500)
+    }
+    domains = {f"d{n}.example": Domain(f"d{n}.example", destination=f"t{n % 500}") for n in range(2000)}
+    domains |= {f"o{n}.example": Domain(f"o{n}.example", destination="t0", enabled="observe") for n in range(1000)}
+    many = Settings(destinations=destinations, domains=domains)
+    main = plan(many, deploy="both", maps=folder).text("main")
+    named = re.findall(r"partial1-cdb;(\S+)", main)
+    assert len(named) == 4
+    aside = folder / "aside"
+    aside.mkdir()
+    _domain_lists(many, BuildReport(folder), aside, check=False)
+    assert not [path for path in named if not Path(path).exists()]
+    assert max(len(line) for line in main.splitlines()) < MAX_INLINE
 
 
 @pytest.mark.e2e

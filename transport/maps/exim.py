@@ -5,7 +5,7 @@ The routers are the same for both: only where their answer comes from differs (`
 a file is read for extended addresses too, so it names the recipient on the wire only where the extension is to go.
 
 Files in the output folder: `exim_recipients` (lsearch text, sorted) and `exim_recipients.cdb`, and
-`exim_splitmx_domains.cdb` for lists that are too long for the configuration.
+`exim_splitmx_*.cdb` for lists of domains that are too long for the configuration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from transport.names import CHUNK_SUFFIX
 from transport.record import Kind, Row
 
 RECIPIENTS = "exim_recipients"
-LISTS = ("splitmx_domains", "splitmx_observed")
 _USUAL = re.compile(r"[a-z0-9_=-]+(?:\.[a-z0-9_=-]+)*")
 _PLAIN_KEY = re.compile(r"[^\s:\"\\#][^\s:\"\\]*")
 _ONE_WORD = re.compile(r"[!-~]+")
@@ -350,10 +349,9 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
     """Lists of domains that do not fit into the configuration."""
     from transport.mta import exim_plan
 
-    observed = [n for d in settings.domains.values() if d.enabled == "observe" for n in spellings(d.name)]
-    for name, items in zip(LISTS, (list(exim_plan.accepted(settings)), observed), strict=True):
+    for name, items in exim_plan.domain_lists(settings).items():
         path = report.output / f"exim_{name}.cdb"
-        if len(" : ".join(items)) <= exim_plan.MAX_INLINE and not path.exists():
+        if not exim_plan.in_a_file(items) and not path.exists():
             continue
         new = aside / path.name
         cdb.write(new, ((item.encode(), b"yes") for item in sorted(set(items))))

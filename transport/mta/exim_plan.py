@@ -7,10 +7,11 @@ file). Deployments: `live` asks the daemon, `static` only files, `both` files fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transport.address import fold_domain
 from transport.config.settings import Domain, Listener, Settings
 from transport.maps.guard import spellings
 from transport.mta import exim_fragments as text
@@ -153,10 +154,9 @@ def socket_name(listener: Listener) -> str:
 
 
 def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str, map_type: str) -> str:
-    ours = list(accepted(settings))
-    routed = list(envelopes(settings))
-    observed = [name for d in settings.domains.values() if d.enabled == "observe" for name in _patterns(d)]
-    primary = [n for d in settings.domains.values() if d.enabled == "yes" and d.role == "primary" for n in _patterns(d)]
+    lists = domain_lists(settings)
+    envelope = lists["splitmx_envelopes"]
+    routed = [_file("splitmx_envelopes", folder)] if in_a_file(envelope) else envelope
     lines = [
         "# splitmx: what differs between sites. A client in SPLITMX_CLIENTS is ours, as one that authenticates is.",
         f"SPLITMX_SOCKET = {socket}",
@@ -169,10 +169,10 @@ def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str,
         "# SPLITMX_CA_FILE (authorities for tls = ca and ca+name; else the system's), SPLITMX_LMTP_USER,",
         "# SPLITMX_STRIP_EXTENSION (local routers without local_part_suffix).",
         "",
-        _list("splitmx_domains", ours, folder),
-        _list("splitmx_routed", ["+splitmx_domains", *routed, "*.group.splitmx.invalid"], folder),
-        _list("splitmx_observed", observed, folder),
-        *([_list("splitmx_primary", primary, folder)] if deploy == "both" else ()),
+        _list("splitmx_domains", lists["splitmx_domains"], folder),
+        f"domainlist splitmx_routed = {' : '.join(['+splitmx_domains', *routed, '*.group.splitmx.invalid'])}",
+        _list("splitmx_observed", lists["splitmx_observed"], folder),
+        *([_list("splitmx_primary", lists["splitmx_primary"], folder)] if deploy == "both" else ()),
         "",
     ]
     if kind == "debian":
@@ -213,32 +213,44 @@ def _asked(question: str, otherwise: str = "") -> str:
     return f"${{readsocket{{SPLITMX_SOCKET}}{{{question}}}{{SPLITMX_WAIT}}{{ }}{{{again}}}}}"
 
 
-def _list(name: str, items: Iterable[str], folder: Path) -> str:
-    body = " : ".join(items)
-    if len(body) > MAX_INLINE:
-        return f"domainlist {name} = partial1-cdb;{folder}/exim_{name}.cdb"
+def domain_lists(settings: Settings) -> dict[str, list[str]]:
+    """The names in each of our domain lists: what is accepted, what is observed, where we are primary, and envelope
+    domains, which are routed and never accepted."""
+    enabled = [domain for domain in settings.domains.values() if domain.enabled == "yes"]
+    envelopes = (name for d in settings.destinations.values() if d.envelope for name in _spellings(d.envelope))
+    return {
+        "splitmx_domains": [name for domain in enabled for name in _patterns(domain)],
+        "splitmx_observed": [n for d in settings.domains.values() if d.enabled == "observe" for n in _patterns(d)],
+        "splitmx_primary": [name for domain in enabled if domain.role == "primary" for name in _patterns(domain)],
+        "splitmx_envelopes": list(dict.fromkeys(envelopes)),
+    }
+
+
+def in_a_file(items: Sequence[str]) -> bool:
+    """Whether a list is too long for the configuration."""
+    return len(" : ".join(items)) > MAX_INLINE
+
+
+def _file(name: str, folder: Path) -> str:
+    return f"partial1-cdb;{folder}/exim_{name}.cdb"
+
+
+def _list(name: str, items: Sequence[str], folder: Path) -> str:
+    body = _file(name, folder) if in_a_file(items) else " : ".join(items)
     return f"domainlist {name} = {body}".rstrip()
 
 
 def _patterns(domain: Domain) -> list[str]:
-    names = spellings(domain.name)
+    """A domain as a domain list has it, with `*.` below strip and match."""
+    names = _spellings(domain.name)
     return [*names, *(f"*.{name}" for name in names if domain.subdomains != "exact")]
 
 
-def accepted(settings: Settings) -> Iterable[str]:
-    """The enabled domains as a domain list has them, A- and U-labels, with `*.` below strip and match."""
-    for domain in settings.domains.values():
-        if domain.enabled == "yes":
-            yield from _patterns(domain)
-
-
-def envelopes(settings: Settings) -> Iterable[str]:
-    """Envelope domains: routed, never accepted."""
-    seen: dict[str, None] = {}
-    for destination in settings.destinations.values():
-        if destination.envelope:
-            seen.update(dict.fromkeys(spellings(destination.envelope)))
-    yield from seen
+def _spellings(name: str) -> tuple[str, ...]:
+    """A- and U-labels, and the U-labels in capitals: Exim folds only ASCII."""
+    names = spellings(name)
+    capitals = "".join(c if c.isascii() or len(c.upper()) > 1 else c.upper() for c in names[-1])
+    return (*names, capitals) if capitals != names[-1] and fold_domain(capitals) == name else names
 
 
 def _transports() -> str:
