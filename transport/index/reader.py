@@ -43,7 +43,7 @@ class DirectoryState:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Changes that a guard holds back: `what` is "removed" or "moved", `first` up to 20 addresses, since unix time."""
+    """Changes that a guard holds back: `what` is "removed", "moved" or "suspended", `first` up to 20 addresses, since unix time."""
 
     directory: str
     domain: str

@@ -63,6 +63,8 @@ def judge(case: Case) -> None:
         return
     held = _removals(case, counts)
     _moves(case, counts, held)
+    if any("C" in found for found in counts.values()):
+        _suspensions(case)
 
 
 def _exempt_waves(case: Case) -> None:
@@ -249,6 +251,61 @@ def _moves(case: Case, counts: dict[int, dict[str, int]], replaced: set[int]) ->
                     f" max_moved = {case.directory.max_moved:g}",
                 )
             )
+
+
+def _suspensions(case: Case) -> None:
+    """Hold suspensions that are too many: a policy service that believed them would refuse everybody's mail.
+
+    As with removals, one tenant's end is believed while others of the directory are active.
+    """
+    connection, directory = case.connection, case.directory
+    ended: dict[int, int] = {}
+    for domain, count in connection.execute(f"SELECT x.domain, count(*) {_SUSPENDED} GROUP BY 1", (case.number,)):
+        if count <= directory.shrink_floor or case.accepts(case.name_of(domain)):
+            continue
+        active = connection.execute(
+            "SELECT count(*) FROM recipient WHERE domain = ? AND directory = ? AND active", (domain, case.number)
+        ).fetchone()[0]
+        if count == active:
+            ended[domain] = count
+        elif count > directory.max_shrink * active:
+            _hold_suspended(case, domain, count, f"{count} of {active} active addresses are suspended at once")
+    if not ended:
+        return
+    many = len(ended) > 1 and sum(ended.values()) > directory.max_shrink * case.rows
+    others = not many and any(
+        domain not in ended
+        for (domain,) in connection.execute(
+            "SELECT DISTINCT domain FROM recipient WHERE directory = ? AND active", (case.number,)
+        )
+    )
+    for domain, count in () if others else ended.items():
+        _hold_suspended(case, domain, count, f"all {count} active addresses are suspended at once")
+
+
+_SUSPENDED = (
+    " FROM temp.diff x CROSS JOIN recipient r ON r.domain = x.domain AND r.local = x.local AND r.directory = ?1"
+    " CROSS JOIN temp.staged s ON s.domain = x.domain AND s.local = x.local"
+    " WHERE x.what = 'C' AND x.hold = 0 AND r.active AND NOT s.active"
+    " AND NOT EXISTS (SELECT 1 FROM temp.waved w WHERE w.domain = x.domain AND w.local = x.local)"
+)
+"""SQL: who was active and is suspended now, in directory ?1."""
+
+
+def _hold_suspended(case: Case, domain: int, count: int, why: str) -> None:
+    locals_ = [
+        local
+        for (local,) in case.connection.execute(
+            f"SELECT x.local {_SUSPENDED} AND x.domain = ?2",
+            (case.number, domain),
+        )
+    ]
+    case.connection.executemany(
+        "UPDATE temp.diff SET hold = 3 WHERE domain = ? AND local = ?", [(domain, local) for local in locals_]
+    )
+    name = case.name_of(domain)
+    examples = tuple(external(local, name) for local in locals_[:EXAMPLES])
+    case.held.append(HeldChange(name, "suspended", count, examples, why))
 
 
 def _flips(case: Case, domain: int, ours: Domain, names: dict[int, str], replaced: bool) -> tuple[list[str], list[str]]:

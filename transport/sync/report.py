@@ -11,7 +11,10 @@ EXAMPLES = 20
 
 @dataclass(frozen=True, slots=True)
 class HeldChange:
-    """Changes of one domain that a guard holds back. domain "" is the whole directory; what: removed or moved."""
+    """Changes of one domain that a guard holds back. domain "" is the whole directory.
+
+    what: removed, moved or suspended.
+    """
 
     domain: str
     what: str
