@@ -65,7 +65,13 @@ def init(
     """
     directory = _directory(sql, postfixadmin, ldap, base, list_file)
     text = _text(domains, directory, hosts, name, local_transport)
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise Stop("what is given is no UTF-8")
     if to_stdout:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:
+            _write(Path(folder) / config.name, text)
         click.echo(text, nl=False)
         return EXIT_GOOD
     if config.exists() and not force:
@@ -110,7 +116,7 @@ def _text(
     queue = _postconf("queue_directory") or "/var/spool/postfix"
     group = "postfix" if _postconf("queue_directory") else ""
     access = f"?mode=0660&group={group}" if group else ""
-    delimiter = _postconf("recipient_delimiter") or "+"
+    delimiter = _postconf("recipient_delimiter") if group else "+"  # a Postfix without one knows no extensions
     lines = [
         "# splitmx: written by `splitmx init`. docs/configuration.md and contrib/splitmx.toml explain every key.",
         "",

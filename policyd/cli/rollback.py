@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -29,6 +30,8 @@ def rollback(config: Path, as_json: bool, dry_run: bool, show_log: bool) -> int:
     from transport.config.light import load_light
 
     state = load_light(config).state
+    if state.exists() and not os.access(state, os.R_OK | os.X_OK):
+        raise Stop(f"{state}: Permission denied", "run it as the daemon's user, or as root")
     if show_log:
         return _show_log(files.read(changes.log_path(state)), as_json)
     text = files.read(config)

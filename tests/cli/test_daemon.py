@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from policyd.cli import main
 from tests.cli.conftest import Site
 from tests.cli.test_main import HEAVY, modules_after
 from tests.mta.waiting import wait_for
@@ -187,6 +190,16 @@ def test_nothing_to_go_back_to_is_json_too(site: Site) -> None:
     done = site.run("rollback", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["done"] is False
+
+
+def test_a_state_that_may_not_be_read_is_not_taken_for_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's state: 2 and the reason, never "there are no earlier settings"."""
+    (site.folder / "state").mkdir()
+    monkeypatch.setattr(os, "access", lambda *words: False)  # root may read everything
+    for words in (["rollback"], ["rollback", "--log"], ["rollback", "--json"]):
+        done = CliRunner().invoke(main, ["--config", str(site.daemon.config), *words])
+        assert done.exit_code == 2, done.output
+        assert "Permission denied" in done.stderr
 
 
 def test_rollback_goes_back_and_forth(site: Site) -> None:

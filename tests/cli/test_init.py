@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -72,3 +73,34 @@ def test_print_writes_nothing(tmp_path: Path) -> None:
     assert init(config, "--ldap", "ldap://127.0.0.1").exit_code == 2
     assert init(config, "--file", "/etc/people", "--name", "Not A Name").exit_code == 2
     assert not config.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--domain", "two words.example"],
+        ["--domain", ""],
+        ["--domain", "\udcff.example"],
+        ["--host", "a host"],
+        ["--host", "mx:25"],
+        ["--name", "Not A Name"],
+        ["--sql", 'a"b'],
+    ],
+)
+def test_what_is_printed_can_be_loaded(tmp_path: Path, words: list[str]) -> None:
+    """--print refuses what a written file would: 2, and nothing on stdout that could be pasted."""
+    people = [] if "--sql" in words else ["--file", "/etc/people"]
+    result = init(tmp_path / "splitmx.toml", "--print", *people, *words)
+    assert result.exit_code == 2, result.output
+    assert not result.stdout
+    assert "unexpected" not in result.stderr
+
+
+def test_the_delimiter_is_that_of_main_cf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Postfix without recipient_delimiter knows no extensions; with one here, answers would differ."""
+    if shutil.which("postconf") is None:
+        pytest.skip("Postfix is not installed")
+    monkeypatch.setenv("MAIL_CONFIG", str(tmp_path))
+    for line, wanted in (("", ""), ("recipient_delimiter = +-\n", "+-")):
+        (tmp_path / "main.cf").write_text(f"compatibility_level = 3.6\n{line}")
+        assert f'recipient_delimiter = "{wanted}"' in init(tmp_path / "x", "--print", "--file", "/x").stdout
