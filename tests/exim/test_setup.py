@@ -20,7 +20,7 @@ from transport.checks.exim import findings
 from transport.config.settings import Daemon, Destination, Domain, Listener, Location, Settings
 from transport.maps.build import BuildReport
 from transport.maps.exim import _domain_lists
-from transport.mta.exim import read
+from transport.mta.exim import EximError, read
 from transport.mta.exim_plan import MAX_INLINE, plan, problems, render
 
 Cleaned = Callable[[Callable[[], object]], None]
@@ -138,6 +138,12 @@ def test_check_is_content_with_what_show_prints(site: Site, monkeypatch: pytest.
             ("  hosts_require_tls = *\n", "", "transport splitmx_smtp_encrypt is not what it should be"),
             ("acl_check_rcpt:\n", "acl_check_rcpt:\n  accept hosts = 127.0.0.1\n", "accepts recipients before"),
             (f"SPLITMX_SOCKET = {site.folder}", "SPLITMX_SOCKET = /else", "but the daemon listens at"),
+            ("acl_smtp_rcpt = acl_check_rcpt", "", "acl_smtp_rcpt is not set"),
+            (
+                "begin routers\n",
+                "begin routers\nmine:\n driver = redirect\n domains = example.com\n data = info@example.com\n",
+                "router mine (redirect) stands before ours",
+            ),
         )
     ):
         assert old in text, old
@@ -145,6 +151,25 @@ def test_check_is_content_with_what_show_prints(site: Site, monkeypatch: pytest.
         broken.write_text(text.replace(old, new, 1))
         found = findings(site.settings, read(str(site.exim.binary), broken))
         assert any(wanted in f.text and f.level != "note" for f in found), (wanted, found)
+
+
+@pytest.mark.e2e
+def test_check_lets_good_sites_be(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ACL that is called in one line, and aliases before ours, are no findings; of a broken configuration both the
+    line and the reason are said."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", environment()["LD_LIBRARY_PATH"])
+    text = site.exim.conf.read_text()
+    other = text.replace("acl_smtp_rcpt = acl_check_rcpt", "acl_smtp_rcpt = outer")
+    other = other.replace("begin acl\n", "begin acl\nouter:\n  accept acl = acl_check_rcpt\n", 1)
+    aliases = "mine:\n driver = redirect\n data = ${lookup{$local_part}lsearch{/etc/aliases}}\n"
+    other = other.replace("begin routers\n", f"begin routers\n{aliases}", 1)
+    path = site.exim.root / "other.conf"
+    path.write_text(other)
+    found = findings(site.settings, read(str(site.exim.binary), path))
+    assert not [f for f in found if f.level != "note"]
+    path.write_text(text.replace("begin routers", "begin ruoters", 1))
+    with pytest.raises(EximError, match=r"(?s)in line \d+ of .*ruoters"):
+        read(str(site.exim.binary), path)
 
 
 @pytest.mark.e2e

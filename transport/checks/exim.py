@@ -7,6 +7,7 @@ block counts as the same when Exim reads it as the same, wherever its lines are 
 
 from __future__ import annotations
 
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from transport.checks.finding import Finding, error, note, warning
 from transport.config.settings import Settings
-from transport.mta.exim import OLDEST, Exim, EximError, parse, run
+from transport.mta.exim import OLDEST, Driver, Exim, EximError, parse, run
 from transport.mta.exim_plan import EximPlan, plan, socket_name
 
 SHOW = "`splitmx exim show` prints it"
@@ -149,10 +150,13 @@ def _acl(exim: Exim, ours: tuple[str, ...], settings: Settings) -> Iterator[Find
     if not holding:
         yield error("our statements are in no ACL, or are not what they should be", SHOW)
         return
-    if active not in exim.acls:
-        yield warning(f"acl_smtp_rcpt = {active or '(empty)'} is no name of an ACL: it cannot be followed")
+    if not active:
+        yield error("acl_smtp_rcpt is not set: RCPT runs no ACL, and ours is never asked", "acl_smtp_rcpt = its name")
         return
-    if active not in holding and not any(f"acl = {name}" in exim.acls[active] for name in holding):
+    if active not in exim.acls:
+        yield warning(f"acl_smtp_rcpt = {active} is no name of an ACL: it cannot be followed")
+        return
+    if active not in holding and not any(_calls(exim.acls[active], name) for name in holding):
         yield error(f"our statements stand in {', '.join(holding)}, but RCPT runs {active}", SHOW)
     for name in holding:
         before = exim.acls[name][: where[name]]
@@ -161,6 +165,11 @@ def _acl(exim: Exim, ours: tuple[str, ...], settings: Settings) -> Iterator[Find
                 f"ACL {name} accepts recipients before our statements: a peer or client taken there is never judged",
                 "put ours first",
             )
+
+
+def _calls(lines: tuple[str, ...], name: str) -> bool:
+    """Whether an ACL calls another one: `acl = NAME`, on a line of its own or behind the verb, maybe with arguments."""
+    return any(re.search(rf"(^|\s)acl\s*=\s*{re.escape(name)}(\s|$)", line) for line in lines)
 
 
 def _place(lines: tuple[str, ...], ours: tuple[str, ...]) -> int | None:
@@ -235,7 +244,9 @@ def _order(settings: Settings, exim: Exim) -> Iterator[Finding]:
             continue
         kind = driver.option("driver")
         wanted = driver.option("domains")
-        if kind not in _ROUTING or driver.option("condition") or driver.option("local_parts"):
+        if driver.option("condition") or driver.option("local_parts"):
+            continue
+        if kind not in _ROUTING and not (kind == "redirect" and _takes_everybody(driver)):
             continue
         taken = domains if wanted is None else exim.matching(domains, wanted)
         if taken:
@@ -243,6 +254,12 @@ def _order(settings: Settings, exim: Exim) -> Iterator[Finding]:
                 f"router {driver.name} ({kind}) stands before ours and takes {taken[0]}",
                 "put our routers before it; of the site's own only those for single addresses belong before ours",
             )
+
+
+def _takes_everybody(driver: Driver) -> bool:
+    """Whether a redirect for certain domains sends everybody to the same address: a catch-all."""
+    data = driver.option("data") or ""
+    return bool(driver.option("domains")) and "@" in data and "$" not in data and driver.option("senders") is None
 
 
 def _classes(settings: Settings, exim: Exim) -> Iterator[Finding]:

@@ -25,10 +25,10 @@ from transport.decision import Verdict
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink
 from transport.maps.build import BuildReport, MapReport
-from transport.maps.guard import spellings
 from transport.maps.population import STAND_IN, Survey
 from transport.maps.snapshot import Situation, Snapshot
 from transport.maps.write import BuildError, BuildRefusedError, Text
+from transport.mta import exim_plan
 from transport.names import CHUNK_SUFFIX
 from transport.record import Kind, Row
 
@@ -129,8 +129,10 @@ class Replies:
         for destination in self._settings.destinations.values():
             if destination.envelope:
                 pairs = {"decision": "relay", "destination": destination.name}
+                if destination.bounce == "postmaster":
+                    pairs["bounce"] = "postmaster"  # the sender stays on the wire
                 pairs |= {**exim_answer.route(destination), "verify": "no"}
-                for name in spellings(destination.envelope):
+                for name in exim_plan.names_of(destination.envelope):
                     yield _line(f"*@{name}", reply_line(pairs))
         for text in self._chunks:
             address = parse(text)
@@ -140,7 +142,7 @@ class Replies:
 
     def _domain(self, domain: Domain) -> Iterator[str]:
         source = _source(self._settings, domain)
-        names = spellings(domain.name)
+        names = exim_plan.names_of(domain.name)
         special = self._special(source)
         unseen = special | {"postmaster", "abuse"}
         known: dict[Situation, str | None] = {}
@@ -347,8 +349,6 @@ def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool,
 
 def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: bool) -> None:
     """Lists of domains that do not fit into the configuration."""
-    from transport.mta import exim_plan
-
     for name, items in exim_plan.domain_lists(settings).items():
         path = report.output / f"exim_{name}.cdb"
         if not exim_plan.in_a_file(items) and not path.exists():

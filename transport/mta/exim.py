@@ -147,6 +147,7 @@ def run(command: Sequence[str], text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise EximError(f"{' '.join(command)}: {fault}") from fault
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or str(done.returncode)).splitlines()[0]
+        lines = (done.stderr.strip() or done.stdout.strip() or str(done.returncode)).splitlines()
+        said = " ".join(line.strip() for line in lines[:2])  # where, and what
         raise EximError(f"{' '.join(command[:4])}: {said}")
     return done.stdout

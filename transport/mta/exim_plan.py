@@ -217,7 +217,7 @@ def domain_lists(settings: Settings) -> dict[str, list[str]]:
     """The names in each of our domain lists: what is accepted, what is observed, where we are primary, and envelope
     domains, which are routed and never accepted."""
     enabled = [domain for domain in settings.domains.values() if domain.enabled == "yes"]
-    envelopes = (name for d in settings.destinations.values() if d.envelope for name in _spellings(d.envelope))
+    envelopes = (name for d in settings.destinations.values() if d.envelope for name in names_of(d.envelope))
     return {
         "splitmx_domains": [name for domain in enabled for name in _patterns(domain)],
         "splitmx_observed": [n for d in settings.domains.values() if d.enabled == "observe" for n in _patterns(d)],
@@ -242,12 +242,13 @@ def _list(name: str, items: Sequence[str], folder: Path) -> str:
 
 def _patterns(domain: Domain) -> list[str]:
     """A domain as a domain list has it, with `*.` below strip and match."""
-    names = _spellings(domain.name)
+    names = names_of(domain.name)
     return [*names, *(f"*.{name}" for name in names if domain.subdomains != "exact")]
 
 
-def _spellings(name: str) -> tuple[str, ...]:
-    """A- and U-labels, and the U-labels in capitals: Exim folds only ASCII."""
+def names_of(name: str) -> tuple[str, ...]:
+    """A domain as Exim may compare it: A- and U-labels, and the latter with their other letters as capitals, because
+    Exim folds only ASCII."""
     names = spellings(name)
     capitals = "".join(c if c.isascii() or len(c.upper()) > 1 else c.upper() for c in names[-1])
     return (*names, capitals) if capitals != names[-1] and fold_domain(capitals) == name else names
