@@ -111,6 +111,23 @@ def test_missing_and_unreadable_files_are_faults(tmp_path: Path, form: str) -> N
             FileSource("there", FileOptions(str(path), form)).list()
 
 
+@pytest.mark.parametrize("what", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_a_fault_at_once(tmp_path: Path, what: str) -> None:
+    """A pipe is not waited for, a device not read without end, and no descriptor stays open."""
+    path = tmp_path / "recipients"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(DirectoryError, match=r"is no regular file|is a folder"):
+            list(FileSource("there", FileOptions(str(path), "list"), ()).list().records)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_the_age_is_that_of_the_content(tmp_path: Path) -> None:
     """mtime, or exported_at in the first comment."""
     path = tmp_path / "list"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,13 +32,15 @@ class Content:
 
 
 def read(path: Path) -> Content:
-    """Read a file. Raises DirectoryError when it is missing, unreadable, or was written to meanwhile.
+    """Read a file. Raises DirectoryError when it is missing, unreadable, no regular file, or was written to meanwhile.
 
     Its time is that of a comment `# exported_at: RFC3339` in the first line, else its mtime.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_opener) as file:
             before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise DirectoryError(f"{path} is no regular file", "name a file, no pipe or device")
             data = file.read()
             after = os.fstat(file.fileno())
     except FileNotFoundError:
@@ -52,6 +55,11 @@ def read(path: Path) -> Content:
         raise DirectoryError(f"{path} is being written", _WRITTEN)
     text = _decoded(data)
     return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)
+
+
+def _opener(path: str, flags: int) -> int:
+    """Without O_NONBLOCK the opening of a pipe waits for its writer, for ever (fifo(7))."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def half_written(path: Path, what: str) -> DirectoryError:
