@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
-from tests.exim.site import Site
+from collections.abc import Callable
+
+import pytest
+
+from tests.exim.site import Site, exim_conf
+from tests.mta.exim import EximInstance
+from tests.mta.sending import send
 from tests.mta.waiting import wait_for
+
+pytestmark = pytest.mark.e2e
 
 OUTSIDE = "o@outside.test"
 
@@ -75,3 +83,16 @@ def test_failure_here_is_told(site: Site) -> None:
         hears = [f"learns@{domain}.foreign.example"]
         wait_for(lambda h=hears: h in [m.recipients for m in site.outside.mails], 10, site.exim.tail)  # type: ignore[misc]
     site.store.replies.clear()
+
+
+def test_strip_extension(site: Site, cleaned: Callable[[Callable[[], object]], None]) -> None:
+    """With SPLITMX_STRIP_EXTENSION the mail here loses its extension, and nobody gets a second copy of it."""
+    conf = exim_conf(site.settings, store=site.store, outside=site.outside, extra="SPLITMX_STRIP_EXTENSION = yes")
+    exim = EximInstance(conf, name="strip").start()
+    cleaned(exim.stop)
+    names = ["ann+x@dual.example", "keeps+x@dual.example", "ann+x@dualtenant.example", "ann+x@example.com"]
+    sent = send(exim.ip, OUTSIDE, names)
+    site.store.wait(sent.subject, "ann@dual.example", "keeps@dual.example", "ann@dualtenant.example", "ann@example.com")
+    exim.wait_empty()
+    site.s.wait(sent.subject, "ann+x@dual.example", "keeps+x@dual.example", "ann+x@tenant.example")
+    site.outside.wait(sent.subject, "friend+x@foreign.example")

@@ -183,6 +183,11 @@ def test_static_alone(site: Site, population: list[str], cleaned: Cleaned, map_t
     assert settled(site.exim, names) == settled(exim, names)
     copies = [f"{name}@{domain}" for domain in DUALS for name in ("ann", "ann+x", "bob+x", "sales", "sales+x")]
     assert sorted(routed(site.exim.route(*copies))) == sorted(routed(exim.route(*copies)))
+    stripping = EximInstance("SPLITMX_STRIP_EXTENSION = yes\n" + conf, name="strip")
+    cleaned(stripping.stop)
+    assert sorted(routed(stripping.route("ann+x@example.com", "bob+x@example.com"))) == [
+        ("ann@example.com", ("ann+x@example.com",), "site_local"), ("bob+x@example.com", (), "splitmx_relay")
+    ]  # fmt: skip
     exim.start()
     sent = send(exim.ip, "o@outside.test", [f"ann+x@{domain}" for domain in DUALS])
     site.store.wait(sent.subject, *(f"ann+x@{domain}" for domain in DUALS))

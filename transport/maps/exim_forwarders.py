@@ -177,7 +177,7 @@ def _script(
 
 def _word(text: str) -> str:
     """A value on uapi's command line: percent-encoded, as uapi wants it, and quoted for the shell."""
-    return shlex.quote(quote(text, safe="@.+-_"))
+    return shlex.quote(quote(text, safe="@.-_"))
 
 
 def _csv(text: str) -> str:

@@ -283,14 +283,16 @@ splitmx_store_socket:
   condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{socket}}}}
   transport = splitmx_socket
 
-# For local routers without local_part_suffix: ann+news is delivered as ann.
+# For local routers without local_part_suffix: ann+news is delivered as ann. What was said of ann+news holds for ann,
+# who is not asked for again: her copies and forwards have been made.
 .ifdef SPLITMX_STRIP_EXTENSION
 splitmx_strip:
   driver = redirect
   domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{local}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}
-  data = ${quote_local_part:${substr{0}{${eval:${strlen:$local_part}-${extract{strip}{$address_data}}}}{$local_part}}}\
-    @$domain
+  condition = ${if and{{eq{SPLITMX_WAY}{local}} {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} \
+    {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}}
+  data = ${quote_local_part:${sg{$local_part}{SPLITMX_EXTENSION}{}}}@$domain
+  redirect_router = splitmx_rest
   forbid_file
   forbid_pipe
   forbid_include
