@@ -141,6 +141,13 @@ def _destination(draft: Draft, name: str) -> None:
             f"{table.envelope}, a domain of [domains]",
             "a domain that only the destination has",
         )
+    for parent, entry in draft.domains.items():
+        if entry is not None and entry.subdomains != "exact" and table.envelope.endswith(f".{parent}"):
+            draft.add(
+                (*at, "envelope"),
+                f"{table.envelope}, below {parent}, whose subdomains are ours",
+                "a domain that only the destination has",
+            )
     for other, beside in draft.destinations.items():
         if other == name or beside is None or not table.envelope or beside.envelope != table.envelope:
             continue
