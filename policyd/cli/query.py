@@ -28,7 +28,7 @@ _EXITS = {"OK": EXIT_GOOD, "NOTFOUND": EXIT_FOUND}
     epilog=examples(
         "splitmx query transport bob@example.com",
         "splitmx query virtual_alias sales+news@example.com",
-        "splitmx query tls_policy '[mx.example.net]:25'",
+        "splitmx query tls_policy '[mx.example.net]'",
         "splitmx query --json relay_recipients bob@example.com",
     )
 )
