@@ -92,12 +92,17 @@ class LiveKnowledge:
         self._use(successor)
         successor.renew()
         ours = self.mark is not None and successor.holds(self.mark)  # else it is a copy that somebody put there
-        if (ours and successor.covers(reader)) or now - self._gone_at > _HOLD:
+        if (ours and successor.covers(reader) and self._read_since(reader)) or now - self._gone_at > _HOLD:
             reader.close()
             self.reader = successor
             return True
         successor.close()
         return False
+
+    def _read_since(self, gone: Reader) -> bool:
+        """Whether the keeper has read what the lost index held: one that was started since may have found a copy."""
+        ages = [self.ages.get(name) for name in gone.complete]
+        return all(age is not None and age.read_at is not None for age in ages)
 
     # --- Knowledge --------------------------------------------------------------------------------------------
 

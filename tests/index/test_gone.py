@@ -13,6 +13,7 @@ from policyd.link import Age
 from policyd.worker import knowledge as knowing
 from policyd.worker.knowledge import LiveKnowledge
 from tests.sync.conftest import World, people
+from transport.index.writer import Writer
 from transport.record import Record
 
 
@@ -205,6 +206,33 @@ def test_an_older_copy_does_not_end_the_holding(held: Held) -> None:
     assert held.knowledge.renew(at_once=True)
     assert held.listed("late")
     assert not held.knowledge.reader.gone
+
+
+def test_a_copy_that_a_new_keeper_found_waits_for_its_readings(held: Held) -> None:
+    """The keeper died, an older copy was put back, and the next keeper takes it for its own: until it has read."""
+    world, knowledge = held.world, held.knowledge
+    world.writer.checkpoint(always=True)
+    world.writer.path.with_name("backup").write_bytes(world.writer.path.read_bytes())
+    world.sources["here"].records = [*people(49), Record("late", "example.com")]
+    world.sync("here")
+    held.read_now()
+    world.reader.close()
+    world.writer.close()
+    delete(world.writer.path)
+    restore_beside(world.writer.path)
+    knowledge.renew(at_once=True)
+    world.writer = Writer(world.state)
+    knowledge.mark, knowledge.ages = world.writer.mark, {"here": Age(None), "there": Age(None)}
+    assert not knowledge.renew(at_once=True)
+    assert held.listed("late")
+    assert not held.listed("user00049")
+    world.sync("here")
+    world.sync("there")
+    held.read_now()
+    knowledge.renew(at_once=True)
+    assert not knowledge.reader.gone
+    assert held.listed("late")
+    assert not held.listed("user00049")
 
 
 def test_a_mark_is_of_what_was_committed_into_this_very_file(held: Held) -> None:

@@ -43,7 +43,8 @@ class DirectoryState:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Changes that a guard holds back: `what` is "removed", "moved" or "suspended", `first` up to 20 addresses, since unix time."""
+    """Changes that a guard holds back. what: "removed", "moved" or "suspended"; first: up to 20 addresses; since:
+    unix time."""
 
     directory: str
     domain: str
@@ -331,6 +332,11 @@ class Reader:
         if self._connection is not None:
             self._open_at = time.monotonic()
             self._lose(why)
+
+    @property
+    def complete(self) -> frozenset[str]:
+        """The directories that are `loaded`."""
+        return self._loaded
 
     def covers(self, other: Reader) -> bool:
         """Whether every directory that counts in the other is here, and as complete as there."""
