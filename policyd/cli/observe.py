@@ -43,14 +43,18 @@ def report(config: Path, as_json: bool, domain: str | None, logs: tuple[str, ...
     Exit codes: 0 nothing to see, 1 differences, unknown or undecided recipients are listed.
     """
     from policyd.cli import observed
+    from transport.address import fold_domain
     from transport.config.light import load_light
 
+    if domain is not None and fold_domain(domain) is None:
+        raise Stop(f"--domain {domain!r} is not a domain")
     folder = load_light(config).state / "observe"
     try:
         decisions = observed.read(folder, days=days, domain=domain)
         deeds = observed.read_logs([Path(name) for name in logs]) if logs else None
     except OSError as fault:
-        raise Stop(f"{fault.filename}: {fault.strerror}", "run it as the daemon's user, or as root") from None
+        hint = "run it as the daemon's user, or as root" if isinstance(fault, PermissionError) else ""
+        raise Stop(f"{fault.filename}: {fault.strerror}", hint) from None
     found = observed.compare(decisions, deeds)
     if as_json:
         print_json(found.as_json())

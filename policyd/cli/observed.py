@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import re
 import time
+import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,8 +102,11 @@ def read_logs(paths: Iterable[Path]) -> dict[str, list[Deed]]:
 
 def _log_lines(path: Path) -> Iterator[str]:
     if path.suffix == ".gz":
-        with gzip.open(path, "rt", errors="replace") as packed:
-            yield from packed
+        try:
+            with gzip.open(path, "rt", errors="replace") as packed:
+                yield from packed
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise OSError(errno.EINVAL, "not a whole gzip file", str(path)) from None
     else:
         with path.open(errors="replace") as file:
             yield from file

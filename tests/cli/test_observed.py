@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from policyd.cli import main
 from policyd.cli.observed import compare, read, read_logs
 
 NOW = time.time() - 3600
@@ -116,3 +118,27 @@ def test_lists_are_by_recipient_and_broken_lines_do_no_harm(tmp_path: Path) -> N
     assert [entry["recipient"] for entry in report.refused] == ["s@example.com"]
     assert len(read(tmp_path, domain="Example.NET")) == 1
     assert read(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize("damage", [b"\x1f\x8bnonsense", b"no gzip", "cut", "spoilt"])
+def test_a_damaged_log_is_usage_and_named(tmp_path: Path, damage: bytes | str) -> None:
+    """Exit code 2 with the file's name; never an unexpected error."""
+    whole = gzip.compress(reject("eve@watched.example", "550 5.1.1").encode() * 200)
+    changed = {"cut": whole[:-12], "spoilt": whole[:40] + b"\xff" * 30 + whole[70:]}
+    log = tmp_path / "mail.log.1.gz"
+    log.write_bytes(damage if isinstance(damage, bytes) else changed[damage])
+    config = tmp_path / "splitmx.toml"
+    config.write_text(f'[daemon]\nstate = "{tmp_path}"\n')
+    done = CliRunner().invoke(main, ["observe", "report", "--config", str(config), "--log", str(log)])
+    assert done.exit_code == 2, done.output
+    assert str(log) in done.stderr
+    assert "gzip" in done.stderr
+
+
+@pytest.mark.parametrize("domain", ["", "two words", "a..b"])
+def test_what_is_no_domain_does_not_mean_all(tmp_path: Path, domain: str) -> None:
+    """--domain with nonsense is usage, not a report of every domain."""
+    config = tmp_path / "splitmx.toml"
+    config.write_text(f'[daemon]\nstate = "{tmp_path}"\n')
+    done = CliRunner().invoke(main, ["observe", "report", "--config", str(config), "--domain", domain])
+    assert done.exit_code == 2, done.output
