@@ -228,3 +228,37 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     assert sent.texts["x@foreign.example"] == "relay not permitted"
     site.s.wait(sent.subject, "bob@example.com")
     site.store.wait(sent.subject, "nobody@example.com")
+
+
+@pytest.mark.e2e
+def test_debian_own_generator(site: Site, cleaned: Cleaned) -> None:
+    """What update-exim4.conf makes of the split configuration with our files in it is taken by Exim, our ACL runs,
+    our routers come first, and `+splitmx_domains` in dc_other_hostnames makes the domains local."""
+    generator = unpacked() / "usr/sbin/update-exim4.conf"
+    if not generator.exists():
+        pytest.skip("update-exim4.conf is not unpacked beside Exim: tests/run.sh does that")
+    exim = EximInstance("", name="generated")
+    cleaned(exim.stop)
+    folder, made = exim.root / "etc", exim.root / "generated.conf"
+    folder.mkdir()
+    subprocess.run(["cp", "-r", str(unpacked() / "etc/exim4/conf.d"), str(folder)], check=True)
+    (folder / "update-exim4.conf.conf").write_text(
+        "dc_eximconfig_configtype='internet'\ndc_other_hostnames='mail.site.test:+splitmx_domains'\n"
+        "dc_local_interfaces=''\ndc_readhost=''\ndc_relay_domains=''\ndc_minimaldns='false'\ndc_relay_nets=''\n"
+        "dc_smarthost=''\nCFILEMODE='644'\ndc_use_split_config='true'\ndc_hide_mailname=''\n"
+        "dc_mailname_in_oh='true'\ndc_localdelivery='mail_spool'\n"
+    )
+    assert run(site, "exim", "show", "--kind", "debian", "--output", str(folder / "conf.d")).returncode == 0
+    subprocess.run(["sh", str(generator), "-d", str(folder), "-o", str(made)], check=True, capture_output=True)
+    text = made.read_text()
+    for name, value in (
+        ("exim_path", exim.binary), ("spool_directory", exim.spool), ("log_file_path", f"{exim.logs}/%slog"),
+        ("qualify_domain", "site.test"),
+    ):  # fmt: skip
+        text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+    exim.conf.write_text("keep_environment = LD_LIBRARY_PATH\n" + re.sub(r"(?m)^keep_environment.*$", "", text))
+    assert exim.command("-bP", "acl_smtp_rcpt").stdout.strip() == "acl_smtp_rcpt = acl_splitmx_check_rcpt"
+    routed = exim.route("bob@example.com", "nobody@example.com", "zed@example.com")
+    assert re.search(r"bob@example.com\s+router = splitmx_relay", routed), routed
+    assert "zed@example.com is undeliverable" in routed
+    assert exim.expand("${if match_domain{example.com}{+local_domains}{yes}{no}}") == "yes"
