@@ -165,6 +165,12 @@ TRAPS: dict[str, tuple[Change, str, dict[str, object]]] = {
     "own catch-all without identity": (own_alias, "takes all mail of example.com", {"domain": {"identity": "false"}}),
     "subdomains taken by accident": (put(relay_domains="example.com"), "takes every subdomain", {}),
     "delimiters differ": (put(recipient_delimiter="-"), "recipient_delimiter", {}),
+    "owner names are cut": (put(recipient_delimiter="+-", owner_request_special="no"), "owner_request_special", {}),
+    "files lose extensions": (
+        put(propagate_unmatched_extensions="canonical"),
+        "propagate_unmatched_extensions lacks virtual",
+        {"deploy": "both"},
+    ),
     "policy behind permit_mynetworks": (behind_permit, "stands behind permit_mynetworks", {}),
     "live map without guard": (unguarded, "asks the daemon for every address of this host", {}),
     "live tls policy": (

@@ -160,6 +160,18 @@ class _Traps:
                 f'recipient_delimiter = "{theirs}" in main.cf, "{ours}" in [daemon]: answers would differ',
                 "make them the same",
             )
+        if "-" in theirs and self.postfix.full("owner_request_special") == "no":
+            yield warning(
+                "owner_request_special = no: owner-NAME and NAME-request are extensions to Postfix, whole names to us",
+                "leave it at yes, as such lists' addresses are meant",
+            )
+        propagated = split_list(self.postfix.full("propagate_unmatched_extensions"))
+        if theirs and self.plan.deploy != "live" and "virtual" not in propagated:
+            yield warning(
+                "propagate_unmatched_extensions lacks virtual: an alias found in a file loses the extension, "
+                "and keeps it live",
+                "add virtual, as by default",
+            )
 
     def restrictions(self) -> Iterator[Finding]:
         """The policy service stands before whatever permits."""
