@@ -270,7 +270,7 @@ class Keeper:
         else:
             log.limited(log.WARNING, f"sync {name}", "directory was not read", directory=name, error=report.error,
                         hint=report.hint)  # fmt: skip
-            if report.broken:
+            if report.broken and sync.instance == sync.writer.instance:  # else it was rebuilt meanwhile
                 self._task(self.index.rebuild(report.error, self.settings))
         self.renew()
         self.tell_ages()

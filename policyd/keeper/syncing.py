@@ -85,8 +85,10 @@ class Syncing:
         self._moved_at = 0.0
         self._orders: list[Order] = []
         self._wake = asyncio.Event()
+        self.instance = ""  # of the index into which was read last
         self._next_full = 0.0
         self._next_feed = 0.0
+        self._soon_at = -1.0  # CLOCK_MONOTONIC of the last `soon`
         self._feed = False  # whether the directory tells of changes
         self._feed_removes = directory.type != "sql"  # and of removals: a row that is gone has no `changed` any more
         self._named: set[Address] = set()  # of these it said that they changed
@@ -107,6 +109,7 @@ class Syncing:
     def soon(self) -> None:
         """Compare as soon as possible; nobody waits for the report."""
         self._next_full = 0.0
+        self._soon_at = time.monotonic()
         self._wake.set()
 
     def told(self, names: frozenset[Address] | None) -> None:
@@ -211,6 +214,7 @@ class Syncing:
     async def _read(self, what: str, order: Order | None) -> None:
         """One reading in a thread of its own: "full", "feed", or "named" for what the directory named."""
         began = self._began[what] = time.monotonic()
+        self.instance = self.writer.instance
         names: frozenset[Address] = frozenset()
         if what != "feed":
             names = frozenset(self._named)
@@ -318,6 +322,8 @@ class Syncing:
             if report.full_needed or (what == "named" and not report.good):
                 soon = self._not_before("full") if report.good else now + self.directory.sync_every
                 self._next_full = min(self._next_full, soon)
+            if self._soon_at >= began:
+                self._next_full = 0.0  # this reading began before whatever made a compare necessary
             if what != "named":
                 self._next_feed = now + self.directory.sync_every
             self.after(self, report)

@@ -13,7 +13,7 @@ from policyd.link import Age
 from policyd.worker import knowledge as knowing
 from policyd.worker.knowledge import LiveKnowledge
 from tests.sync.conftest import World, people
-from transport.index.writer import Writer
+from transport.index.writer import IndexFault, Writer
 from transport.record import Record
 
 
@@ -236,7 +236,7 @@ def test_a_copy_that_a_new_keeper_found_waits_for_its_readings(held: Held) -> No
 
 
 def test_a_mark_is_of_what_was_committed_into_this_very_file(held: Held) -> None:
-    """Neither a rolled back generation nor one of a file that was replaced meanwhile raises it."""
+    """A rolled back generation does not raise it, and into a file that was replaced nothing is written."""
     writer = held.world.writer
     before = writer.mark
     with writer.change() as connection:
@@ -247,8 +247,8 @@ def test_a_mark_is_of_what_was_committed_into_this_very_file(held: Held) -> None
     delete(writer.path)
     writer.recover("it was deleted")
     mark = writer.mark
-    with writer.change(other) as connection:
-        writer.bump(connection)
+    with pytest.raises(IndexFault, match="rebuilt meanwhile"), writer.change(other):
+        pass
     other.close()
     assert writer.mark == mark
     assert mark[0] != before[0]
@@ -263,3 +263,23 @@ def test_a_file_that_was_not_read_since_the_start_says_no_to_nobody(held: Held) 
     assert held.no("there") is False
     held.read_now()
     assert held.no("there") is True
+
+
+def test_a_reading_that_began_before_a_rebuild_is_not_taken_for_good(held: Held) -> None:
+    """Its connection writes into the file that is gone: nothing of it is in the new one, so it must be read again."""
+    world = held.world
+
+    def rebuild(number: int) -> None:
+        if number == 20:
+            delete(world.writer.path)
+            world.writer.recover("it was deleted")
+
+    world.sources["here"].fail = rebuild
+    world.sources["here"].records = [*people(50), Record("late", "example.com")]
+    report = world.sync(good=False)
+    assert not report.good
+    assert not report.broken, "the new file is sound"
+    assert "rebuilt meanwhile" in report.error
+    world.sources["here"].fail = lambda _n: None
+    world.sync("here")
+    assert "late" in world.listed()

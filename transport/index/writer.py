@@ -282,6 +282,8 @@ class Writer:
             try:
                 at.execute("BEGIN IMMEDIATE")
                 try:
+                    if connection is not None:
+                        self._same_file(at)
                     yield at
                     if at.in_transaction:
                         at.execute("COMMIT")
@@ -294,6 +296,12 @@ class Writer:
                     raise
             except sqlite3.Error as error:
                 raise fault_of(error, self.path) from error
+
+    def _same_file(self, connection: sqlite3.Connection) -> None:
+        """A connection from before a rebuild would write into a file that nobody reads any more."""
+        row = connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
+        if row is None or row[0] != self._instance:
+            raise IndexFault(f"{self.path} was rebuilt meanwhile", "the directory is read again")
 
     def bump(self, connection: sqlite3.Connection) -> int:
         """Count a new generation inside a transaction: some answer may differ from now on."""

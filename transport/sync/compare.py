@@ -38,6 +38,7 @@ def compare(
     """
     began = time.monotonic()
     report = SyncReport(directory.name, dry_run=dry_run)
+    instance = writer.instance
     try:
         connection = writer.connect()
     except sqlite3.Error as error:
@@ -51,6 +52,8 @@ def compare(
         waves = sum(wave.at <= moment for wave in settings.waves)
         known = _known(connection, directory, waves) if accept is None and not dry_run else b""
         stage.read(listing.records, listing.skipped, spool=bool(known), progress=progress)
+        if writer.instance != instance:  # the domains have other numbers in the new file
+            raise IndexFault(f"{writer.path} was rebuilt meanwhile", "the directory is read again")
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
         if progress is not None:
