@@ -114,6 +114,7 @@ def test_sendmail(made: tuple[Splitmx, list[str]]) -> None:
     """Who is there is routed to the destination, who is here is delivered here, strangers are refused, foreign mail
     goes its way; without the daemon ours is put off."""
     daemon, command = made
+    wait_for(lambda: daemon.run("query", "relay_recipients", "zed@example.com").returncode == 1, 20, daemon.tail)
     asked = "3,0 bob@example.com\n3,0 ann@example.com\n3,0 x@foreign.example\n"
     done = subprocess.run([*command, "-bt"], input=asked, capture_output=True, text=True, timeout=60, check=False)
     routes = re.findall(r"(?m)^parse +returns: (.*)", done.stdout)
