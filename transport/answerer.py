@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from transport import exim_answer
-from transport.address import Address, external, fold_domain, forms, parse
+from transport.address import MAX_LOCAL, Address, external, fold_domain, forms, parse
 from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
 from transport.config.settings import Settings
 from transport.decision import Decision, Verdict
@@ -115,15 +115,14 @@ class Answerer:
     def shared(self, name: str, key: bytes) -> Outcome | None:
         """The outcome that this address shares with all others in its situation, when it was given before.
 
-        None says nothing: `map` finds the answer, and whether there is one.
+        None says nothing: `map` finds the answer, and whether there is one. Raises UnicodeDecodeError.
         """
-        address = parse(key)
-        if address is None:
+        local, _, domain = key.decode().rpartition("@")
+        if domain not in self._plain or not local or len(local) > MAX_LOCAL:
             return None
-        domain = address.domain
-        if domain not in self._plain:
-            return None
-        rows = self.knowledge.rows(domain, address.local)
+        if not local.isascii() or not local.isprintable() or local[0] == '"':
+            return None  # `parse` knows what these mean
+        rows = self.knowledge.rows(domain, local.lower())
         quick = self._quick.get((name, domain, id(rows)))
         return quick[1] if quick is not None and quick[0] is rows else None
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from policyd import log
 from policyd.protocols import exim, policy, socketmap, tcp_table
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from transport.answerer import Outcome
 
 
-_plain = re.compile(rb"([0-9]{1,3}):([a-z_]{1,40}) ([!-~]{3,400}),").fullmatch
+_HEADS = 4096  # more beginnings of frames than lengths of keys times maps
 
 
 class Socketmap(Connection):
@@ -24,6 +23,8 @@ class Socketmap(Connection):
 
     kind = "socketmap"
     next_frame = staticmethod(socketmap.next_frame)
+    heads: ClassVar[dict[bytes, tuple[str, int]]] = {}
+    """What stands before the first blank of frames that were answered -> map name, and octets of the whole frame."""
 
     def data_received(self, data: bytes) -> None:
         """The hot path: a whole known frame, and nothing else waiting, is answered here and now."""
@@ -43,14 +44,12 @@ class Socketmap(Connection):
         kept = self.cache
         if not kept.shared or data in kept.old:
             return None
-        found = _plain(data)
-        if found is None:
-            return None
-        size, name, key = found.groups()
-        if int(size) != len(data) - len(size) - 2:
+        head, _, key = data.partition(b" ")
+        begins = self.heads.get(head)
+        if begins is None or len(data) != begins[1] or data[-1] != 0x2C:
             return None
         try:
-            outcome = self.worker.answerer.shared(name.decode("ascii"), key)
+            outcome = self.worker.answerer.shared(begins[0], key[:-1])
         except Exception:
             return None  # met again, and said, on the whole way
         known = kept.shared.get(id(outcome)) if outcome is not None else None
@@ -65,7 +64,12 @@ class Socketmap(Connection):
         if hit is not None:
             hit[1][0] += 1
             return hit[0]
-        return self.settle(socketmap.parse(frame), frame if len(frame) <= cache.MAX_FRAME else None)
+        request = socketmap.parse(frame)
+        if len(frame) > cache.MAX_FRAME:
+            return self.settle(request, None)
+        if len(self.heads) < _HEADS and request[0] in self.worker.maps:
+            self.heads[frame.partition(b" ")[0]] = (request[0], len(frame))
+        return self.settle(request, frame)
 
     def outcome(self, request: tuple[str, bytes], now: float) -> Outcome:
         return self.worker.answerer.map(request[0], request[1], now)

@@ -277,3 +277,25 @@ def test_loop_of_a_listed_address_is_451_first_and_550_after_its_grace(sites: Ca
         wait_for(lambda role=role, pid=pid: site.pids(role) not in ([], [pid]), 10)
     wait_for(lambda: _exchange(path, request).startswith(b"action=550 5.4.6 "), 10, site.splitmx.tail)
     assert _exchange(path, request.replace(b"198.51.100.7", b"203.0.113.1")) == b"action=DUNNO\n\n"
+
+
+def test_shortcut_and_whole_way_agree(sites: Callable[..., Site]) -> None:
+    """A frame that comes alone may be answered by what its situation was told before; many at once go the whole way:
+    the replies are the same, for odd keys and other maps too."""
+    people = [f"{name}@example.com" for name in ("ann", "bob", "eve", "dan", '"john doe"', "o'neil", "a.b-c_d")]
+    site = sites(*people, fresh_for="300s").start()
+    keys = [
+        *people, "Ann@example.com", "ann@EXAMPLE.com", "ann+x@example.com", '"ann"@example.com', "ann@example.com.",
+        "ann @example.com", " ann@example.com", "@example.com", "ann@", "ann", "zed@example.com", "ann@example.net",
+        "\u00e4nn@example.com", "ann\u00a0@example.com", "x" * 200 + "@example.com", "john doe@example.com",
+    ]  # fmt: skip
+    frames = [(name, key) for name in ("transport", "relay_recipients", "virtual_alias", "here") for key in keys]
+    many = site.client()
+    for name, key in frames:
+        many.send(name, key)
+    whole = [many.receive() for _ in frames]
+    alone = site.client()
+    for _ in range(3):
+        assert [alone.ask(name, key) for name, key in frames] == whole
+        site.splitmx.run("flush", "nobody@example.com", check=True)  # empties the caches of answers
+    assert len({value for _, value in whole}) > 3
