@@ -33,6 +33,7 @@ PEOPLE = (
 )
 QUERY = "SELECT address, kind, targets, location, active FROM recipients"
 REMOTE = ("bob@example.com", "bea@example.com")
+_STRANGER = ("query", "relay_recipients", "nobody.at.all@example.com")
 
 
 class Site:
@@ -154,6 +155,8 @@ class Site:
             wait_for(lambda: text.exists() and address in text.read_text(), 20, self.splitmx.tail)
         else:
             wait_for(lambda: self.query("relay_recipients", address), 20, self.splitmx.tail)
+            # a file's "no" counts only when it was read since the start
+            wait_for(lambda: self.splitmx.run(*_STRANGER).returncode != 75, 20, self.splitmx.tail)
 
     def query(self, name: str, key: str) -> str:
         """`splitmx query`: the value, "" for not found and for trouble."""
