@@ -24,7 +24,6 @@ from policyd.worker.counters import Counters
 from policyd.worker.faces import KINDS
 from policyd.worker.knowledge import LiveKnowledge
 from policyd.worker.live import LiveLink, Pending
-from policyd.worker.scheduling import short_slices
 from transport.answerer import MAPS, Answerer, Outcome
 from transport.config.settings import Settings
 
@@ -334,7 +333,6 @@ def run(
     asyncio.set_event_loop(loop)
     quiet(loop)
     worker = Worker(loop, settings, number, listeners, up, keeper)
-    short_slices()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)  # answers leave no cycles; the collector's pauses would be our slowest answers
