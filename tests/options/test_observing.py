@@ -101,6 +101,7 @@ def test_from_observing_to_enabled(site: Site) -> None:
     site.configure('enabled = "observe"', "enabled = true")
     site.mta.set(relay_recipient_maps="", transport_maps="")
     wait_for(lambda: site.query("relay_recipients", "new@example.com"), 20, site.tails)
+    wait_for(lambda: site.splitmx.run("query", "here", "zed@example.com").returncode == 1, 20, site.tails)
     site.build()
     site.mta.apply(site.show())
     site.mta.reload()
