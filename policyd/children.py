@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from policyd import log
 from policyd.link import Channel
@@ -75,8 +76,7 @@ class Child:
 def _running(pid: int) -> tuple[bool, float]:
     """Whether a process is ready to run, and its CPU time in seconds (proc(5), stat); not, where there is no /proc."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  asked each second
-            fields = file.read().rpartition(b")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return fields[0] == b"R", (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return False, 0.0

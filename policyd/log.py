@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import time
+from pathlib import Path
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
@@ -70,7 +71,7 @@ class _Line(logging.Formatter):
             where = record.exc_info[2]
             while where is not None and where.tb_next is not None:
                 where = where.tb_next
-            place = f"{os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where else "?"  # noqa: PTH119
+            place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else "?"
             message += f" error={quote(repr(record.exc_info[1])[:300])} at={place}"
         if self.journal:
             return f"<{_PRIORITY.get(record.levelno, 6)}>{_process}[{os.getpid()}]: {message}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from policyd import log
 from policyd.protocols import ProtocolError
@@ -31,10 +32,11 @@ MAX_OUT = 65_536
 _FULL = "too many look-ups are waiting, try again later"
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """What all protocols share. Subclasses say how a frame is found, answered and refused."""
 
     kind: ClassVar[str]
+    transport: asyncio.Transport  # from connection_made on, which is called before anything else
     next_frame: Callable[[bytes | bytearray, int], int | None]
     """(buffer, offset) -> end of the frame there, None when it is not all there. Raises ProtocolError."""
 
@@ -42,7 +44,6 @@ class Connection(asyncio.Protocol):
         self.worker = worker
         self.map_name = map_name
         self.cache = worker.caches[self.kind, map_name]
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.buffer = bytearray()
         self.pending: Pending | None = None
         self.busy = False  # bytes have to wait: not on the hot path
@@ -56,7 +57,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.Transport, transport)  # a stream's, of uvloop's own class
         self.transport.set_write_buffer_limits(high=MAX_OUT)
         self.worker.connections.add(self)
         if self.worker.stopping:
@@ -116,29 +117,29 @@ class Connection(asyncio.Protocol):
 
     # --- frames -----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def answer(self, frame: bytes) -> bytes | None:
         """The reply, or None when it comes later. Raises ProtocolError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outcome(self, request: Any, now: float) -> Outcome:
         """Ask the answerer. now: unix time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, request: Any, outcome: Outcome) -> bytes:
         """The outcome as this protocol's reply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, reason: str) -> bytes:
         """A temporary failure as this protocol's reply."""
-        raise NotImplementedError
 
     def label(self, request: Any) -> str:
         """The map's name for counters and logs."""
         return self.map_name or self.kind
 
+    @abstractmethod
     def describe(self, request: Any) -> str:
         """What was asked, for a debug line."""
-        raise NotImplementedError
 
     def _pump(self) -> None:
         """Answer every whole frame in the buffer, with one write."""
