@@ -88,7 +88,7 @@ def _both_sides(settings: Settings, index: sqlite3.Connection) -> Iterator[Findi
         other = f"SELECT local {plain} ({','.join(map(str, there))})"
         values = (domains[domain.name], int(Kind.MAILBOX))
         both, first = index.execute(
-            f"SELECT count(*), min(local) FROM ({one} INTERSECT {other})",  # noqa: S608
+            f"SELECT count(*), min(local) FROM ({one} INTERSECT {other})",  # noqa: S608  both made above
             (*values, *values),
         ).fetchone()
         if not both:

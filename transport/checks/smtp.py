@@ -71,7 +71,7 @@ def _context(tls: str, session: smtplib.SMTP, host: str, ca_file: str) -> ssl.SS
     if tls not in ("ca", "ca+name"):
         context.verify_mode = ssl.CERT_NONE
     # smtplib verifies the name it connected to; that was the address
-    session._host = host  # type: ignore[attr-defined]
+    session._host = host  # type: ignore[attr-defined]  # private, but all that smtplib offers
     return context
 
 

@@ -7,6 +7,7 @@ watchdog ends every call at its own deadline.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,7 @@ _HINTS = {
 _ELSEWHERE = frozenset((51, 52, 80))  # busy, unavailable, other: another server may do better
 
 
-class Broken(Exception):  # noqa: N818
+class Broken(Exception):  # noqa: N818  ends a connection, is nobody's error
     """This connection is of no more use; `fault` says why."""
 
     def __init__(self, fault: DirectoryError) -> None:
@@ -284,13 +285,11 @@ class Link:
         """Let go of the connection; never raises, never waits for an answer."""
         held, self._connection = self._connection, None
         if held is not None:
-            try:
+            with contextlib.suppress(Exception):  # whatever ldap3 raises: it is given up
                 held.strategy.close()  # without the unbind request, which a hung server would not read
-            except Exception:  # noqa: S110
-                pass
 
 
-class _Tls(ldap3.Tls):  # type: ignore[misc]
+class _Tls(ldap3.Tls):  # type: ignore[misc]  # ldap3 has no types
     """TLS as the standard library does it: chain and name are checked by OpenSSL, IP addresses too.
 
     ldap3's own check of the name takes no addresses from Python 3.12 on.

@@ -8,7 +8,6 @@ what was asked, so that no collation decides.
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -226,7 +225,7 @@ class SqlSource:
             return True
         if connection.dialect.name not in ("mysql", "mariadb"):
             return False
-        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608
+        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608  the configuration's own query
         name = connection.execute(text(one)).scalar()
         return name is not None and _CASELESS.search(str(name)) is not None
 
@@ -279,7 +278,7 @@ class SqlSource:
         try:
             if self._path is not None:
                 # an empty or missing file would only say "unable to open database file"
-                status = os.stat(self._path)  # noqa: PTH116
+                status = self._path.stat()
                 if live:
                     self._file = (status.st_dev, status.st_ino)
             return engine.connect()
@@ -297,7 +296,7 @@ class SqlSource:
         if self._path is None:
             return False
         try:
-            status = os.stat(self._path)  # noqa: PTH116
+            status = self._path.stat()
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != self._file
@@ -318,15 +317,15 @@ class SqlSource:
         return f"SqlSource({self.name!r}, {clean(self.options.url, self.options.url)!r})"
 
 
-class _NotUtf8(Exception):  # noqa: N818
+class _NotUtf8(Exception):  # noqa: N818  a finding on the way, as the next two
     """SQLite met text that is not UTF-8."""
 
 
-class _Untranslatable(Exception):  # noqa: N818
+class _Untranslatable(Exception):  # noqa: N818  as above
     """A value cannot be written in the database's encoding."""
 
 
-class _Disconnected(Exception):  # noqa: N818
+class _Disconnected(Exception):  # noqa: N818  as above
     """The connection is gone; `fault` says why."""
 
     def __init__(self, fault: DirectoryError) -> None:

@@ -280,7 +280,7 @@ class Reader:
         if number is None:
             return ()
         try:
-            found: list[_Raw] = self._cursor.execute(self._sql, (number, local)).fetchall()  # type: ignore[union-attr]
+            found: list[_Raw] = self._cursor.execute(self._sql, (number, local)).fetchall()  # type: ignore[union-attr]  # None: caught
         except (sqlite3.Error, UnicodeError, AttributeError) as error:
             return self._failed(error)
         rows = self._single.get(found[0]) if len(found) == 1 else None

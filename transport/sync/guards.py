@@ -124,7 +124,7 @@ def _directory_emptied(case: Case, counts: dict[int, dict[str, int]]) -> None:
             "",
             "removed",
             case.rows,
-            _examples(case, "1"),
+            examples(case, "hold = 1"),
             f"the directory lists nobody any more, {case.rows} before; if that is so: sync --accept"
             f" {case.directory.name}",
         )
@@ -359,12 +359,13 @@ def _hold(case: Case, domain: int, what: str, why: str) -> None:
         (domain, what),
     )
     count = cursor.rowcount + case.before.get(domain, 0)
-    case.held.append(HeldChange(case.name_of(domain), "removed", count, _examples(case, "domain = ?", domain), why))
-
-
-def _examples(case: Case, where: str, *values: int) -> tuple[str, ...]:
-    found = case.connection.execute(
-        f"SELECT domain, local FROM temp.diff WHERE hold = 1 AND {where} LIMIT {EXAMPLES}",  # noqa: S608
-        values,
+    case.held.append(
+        HeldChange(case.name_of(domain), "removed", count, examples(case, "hold = 1 AND domain = ?", domain), why)
     )
+
+
+def examples(case: Case, where: str, *values: int) -> tuple[str, ...]:
+    """The first addresses of `diff` that satisfy a condition of ours."""
+    query = f"SELECT domain, local FROM temp.diff WHERE {where} LIMIT {EXAMPLES}"  # noqa: S608  no text of others
+    found = case.connection.execute(query, values)
     return tuple(external(local, case.name_of(domain)) for domain, local in found)

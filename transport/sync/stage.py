@@ -7,7 +7,7 @@ import hashlib
 import marshal
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -121,7 +121,7 @@ class Stage:
         if self._spool is not None:
             self._spool.seek(0)
             while head := self._spool.read(8):
-                self._insert(marshal.loads(self._spool.read(int.from_bytes(head, "little"))), skipped)  # noqa: S302
+                self._insert(marshal.loads(self._spool.read(int.from_bytes(head, "little"))), skipped)  # noqa: S302  our own file
         # Mailboxes first: of several records of one address the mailbox stands.
         connection.execute("INSERT OR IGNORE INTO temp.staged SELECT * FROM temp.incoming ORDER BY domain, local, kind")
         addresses = int(connection.execute("SELECT count(*) FROM temp.staged").fetchone()[0])
@@ -159,8 +159,7 @@ class Stage:
             self._spool.close()
 
 
-def _lines(batch: list[Record], ids: object) -> list[_Line]:
-    number: dict[str, int] = ids  # type: ignore[assignment]
+def _lines(batch: list[Record], number: Mapping[str, int]) -> list[_Line]:
     return [
         (
             number[domain],

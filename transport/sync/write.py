@@ -10,7 +10,7 @@ from transport.address import external
 from transport.config.settings import Directory
 from transport.directories.base import Listing, Skipped
 from transport.index.writer import forget
-from transport.sync.guards import Case
+from transport.sync.guards import Case, examples
 from transport.sync.report import EXAMPLES, HeldChange, SyncReport
 
 CANARIES = 5
@@ -159,7 +159,7 @@ def settle(connection: sqlite3.Connection, case: Case, report: SyncReport, *, ca
             ("moved", "hold = 0 AND moves = 1"),
             ("held", "hold > 0"),
         )
-        if (found := examples(connection, where, case.name_of))
+        if (found := examples(case, where))
     }
     report.why = _why(case.held)
     if report.dry_run:
@@ -282,12 +282,6 @@ def _targets(connection: sqlite3.Connection, number: int, found: Iterable[tuple[
             for n, address in enumerate(targets.split("\n"))
         ),
     )
-
-
-def examples(connection: sqlite3.Connection, where: str, name_of: Callable[[int], str]) -> tuple[str, ...]:
-    """The first addresses of `diff` that satisfy a condition."""
-    found = connection.execute(f"SELECT domain, local FROM temp.diff WHERE {where} LIMIT {EXAMPLES}")  # noqa: S608
-    return tuple(external(local, name_of(domain)) for domain, local in found)
 
 
 def note_held(
