@@ -69,13 +69,12 @@ class ChaosSite(Site):
     def pids(self, role: str) -> list[int]:
         """Processes of the daemon by role: supervisor, keeper, worker (their names as ps shows them)."""
         found = []
-        first = self.splitmx.process.pid if self.splitmx.process is not None else 0
         for pid in self.splitmx.processes():
             try:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
             except OSError:
                 continue
-            if name.startswith(f"splitmx-{role}"[:15]) or (role == "supervisor" and pid == first):
+            if name.startswith(f"splitmx-{role}"[:15]) or (role == "supervisor" and pid == self.splitmx.pid):
                 found.append(pid)
         return found
 

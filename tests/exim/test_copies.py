@@ -71,9 +71,7 @@ def test_a_refused_copy_tells_nobody(site: Site) -> None:
     ours = tuple(f"{who}@{domain}" for who in ("teller", "postmaster") for domain in domains)
     assert not [name for name in told if name.startswith(ours)]
     site.send("bob@dualquiet.example", "teller@relayed.foreign.example")
-    wait_for(
-        lambda: ["postmaster@dualquiet.example"] in [mail.recipients for mail in site.store.mails], 10, site.exim.tail
-    )
+    site.store.wait_to("postmaster@dualquiet.example")
     site.s.replies.clear()
 
 
@@ -82,8 +80,7 @@ def test_failure_here_is_told(site: Site) -> None:
     for domain in ("dualtenant.example", "dualstrip.example"):
         site.store.replies[f"ann+full@{domain}"] = "550 5.2.2 full"
         site.send(f"ann+full@{domain}", f"learns@{domain}.foreign.example")
-        hears = [f"learns@{domain}.foreign.example"]
-        wait_for(lambda h=hears: h in [m.recipients for m in site.outside.mails], 10, site.exim.tail)  # type: ignore[misc]
+        site.outside.wait_to(f"learns@{domain}.foreign.example")
     site.store.replies.clear()
 
 

@@ -187,7 +187,7 @@ def test_dual_failure_here_is_told(site: Site) -> None:
     """The silence of a copy is not the delivery's: when the store here refuses, the sender is told."""
     site.store.replies["nobox@dual.example"] = "550 5.1.1 no such box"
     site.send("nobox@dual.example", "learns@foreign.example")
-    wait_for(lambda: ["learns@foreign.example"] in [m.recipients for m in site.outside.mails], 10, site.exim.tail)
+    site.outside.wait_to("learns@foreign.example")
 
 
 def test_dual_by_group_and_alias(site: Site) -> None:
@@ -208,7 +208,7 @@ def test_all(site: Site) -> None:
     site.s.replies["carl@all.example"] = "550 5.1.1 not here"
     site.store2.replies["carl@all.example"] = "550 5.1.1 not here"
     site.send("carl@all.example", "hears@foreign.example")
-    wait_for(lambda: ["hears@foreign.example"] in [mail.recipients for mail in site.outside.mails], 10, site.exim.tail)
+    site.outside.wait_to("hears@foreign.example")
     site.exim.wait_empty()
     assert [m.recipients for m in site.outside.mails].count(["hears@foreign.example"]) == 1
 

@@ -156,8 +156,8 @@ def test_each_gets_their_mail(pair: Pair) -> None:
     back = send(pair.first, "ann@example.com", ["ann@example.com", "carl@example.com"], client="127.0.0.1")
     assert set(back.codes.values()) == {250}, back.texts
     for sent in (outside, own, back):
-        wait_for(lambda s=sent: pair.primary.recipients(s.subject) == ["ann@example.com"], 20, pair.tails)  # type: ignore[misc]
-        wait_for(lambda s=sent: pair.secondary.recipients(s.subject) == ["carl@example.com"], 20, pair.tails)  # type: ignore[misc]
+        pair.primary.wait(sent.subject, "ann@example.com")
+        pair.secondary.wait(sent.subject, "carl@example.com")
         assert pair.hops(sent) <= 2
 
 
@@ -184,5 +184,5 @@ def test_group_by_the_exim_side(pair: Pair) -> None:
         for client in ("127.0.0.1", pair.postfix.mta.ip):
             sent = send(pair.exim.ip, sender, "team@example.com", client=client)
             assert sent.codes == {"team@example.com": 250}, sent.texts
-            wait_for(lambda s=sent: pair.primary.recipients(s.subject) == ["ann@example.com"], 20, pair.tails)  # type: ignore[misc]
-            wait_for(lambda s=sent: pair.secondary.recipients(s.subject) == ["carl@example.com"], 20, pair.tails)  # type: ignore[misc]
+            pair.primary.wait(sent.subject, "ann@example.com")
+            pair.secondary.wait(sent.subject, "carl@example.com")

@@ -59,6 +59,11 @@ class Splitmx:
         except TimeoutError:
             return False
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's; 0 when it does not run."""
+        return self.process.pid if self.process is not None else 0
+
     def run(self, *words: str, check: bool = False, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A `splitmx` command with this configuration."""
         done = subprocess.run(
@@ -129,7 +134,7 @@ class Splitmx:
     def freeze(self) -> None:
         """SIGSTOP for every process of it, the supervisor first, so that nothing is replaced."""
         assert self.process is not None
-        self.frozen = sorted(self.processes(), key=lambda pid: pid != self.process.pid)  # type: ignore[union-attr]
+        self.frozen = sorted(self.processes(), key=lambda pid: pid != self.pid)
         for pid in self.frozen:
             os.kill(pid, signal.SIGSTOP)
 

@@ -165,6 +165,13 @@ class Recorder:
                  lambda: f"{subject}: {self.recipients(subject)} instead of {wanted}")  # fmt: skip
         return self.of(subject)
 
+    def wait_to(self, *recipients: str, seconds: float = 10.0) -> list[Mail]:
+        """Wait until there is a mail to just these recipients, of any subject: a report. All such mails."""
+        wanted = list(recipients)
+        return wait_for(
+            lambda: [mail for mail in self.mails if mail.recipients == wanted], seconds, f"mail to {wanted}"
+        )
+
 
 class RecordingSmtp(Recorder):
     """The secondary, the outside world, any next hop."""

@@ -44,7 +44,7 @@ def soak(site: SoakSite, args: argparse.Namespace) -> int:
     """The run itself."""
     site.start()
     if args.nice:
-        for pid in (os.getpid(), site.splitmx.process.pid, site.slapd.process.pid):  # type: ignore[union-attr]
+        for pid in (os.getpid(), site.splitmx.pid, site.slapd.process.pid):
             Path(f"/proc/{pid}/autogroup").write_text(str(args.nice))  # sched(7): nice counts within a session
     begun = time.monotonic()
     processes = _processes(site)
