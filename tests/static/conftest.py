@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from click.testing import CliRunner
 
 from policyd.cli import main
 from tests.mta.places import new_folder
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from tests.static.setup import Run, Setup
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +38,11 @@ def splitmx(folder: Path, mail_config: Path) -> Run:
         return done
 
     return run
+
+
+@pytest.fixture
+def setup(folder: Path, splitmx: Run, mail_config: Path) -> Setup:
+    """A set-up of 40 people in one domain and a few in another."""
+    found = Setup(folder, splitmx)
+    found.mail_config = mail_config
+    return found

@@ -3,20 +3,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
-from tests.static.conftest import Run
+from tests.static.setup import Setup
 
 FILES = {
     "transport",
@@ -30,110 +24,6 @@ FILES = {
     "shadow_generic",
     "peers_access",
 }
-
-CONFIGURATION = """
-[daemon]
-{live}state = "{folder}/state"
-[directories.here]
-type = "sql"
-url = "sqlite:///{folder}/here.db"
-query = "SELECT address, kind, targets, location, active FROM recipients"
-[directories.there]
-type = "file"
-path = "{folder}/there.txt"
-format = "list"
-[destinations.m365]
-hosts = ["mx1.example.org", "mx2.example.org"]
-tls = "encrypt"
-peers = ["203.0.113.0/24", "listener:192.0.2.1:25"]
-[destinations.tenant]
-domain = "cloud.example.org"
-port = 2525
-envelope = "tenant.example.org"
-[domains."example.com"]
-local = ["here"]
-remote = ["there"]
-destination = "m365"
-unknown = "{unknown}"
-local_transport = "lmtp:unix:private/lmtp"
-[domains."bücher.example"]
-local = ["here"]
-remote = ["there"]
-destination = "tenant"
-unknown = "{unknown}"
-local_transport = "lmtp:unix:private/lmtp"
-{more}
-"""
-
-
-class Setup:
-    """A folder with a configuration and its directories."""
-
-    def __init__(self, folder: Path, splitmx: Run) -> None:
-        self.folder = folder
-        self.maps = folder / "maps"
-        self.splitmx = splitmx
-        self.configure()
-        with sqlite3.connect(folder / "here.db") as database:
-            database.execute("CREATE TABLE recipients (address PRIMARY KEY, kind, targets, location, active)")
-        database.close()
-        self.people([f"u{n}@example.com" for n in range(40)] + [f"b{n}@bücher.example" for n in range(3)])
-        (folder / "there.txt").write_text("cloudy@example.com\ncloudy@bücher.example\n")
-
-    def configure(self, *, live: bool = True, unknown: str = "verify", more: str = "") -> None:
-        """Write the configuration. live: with a socketmap listener."""
-        listener = f'socketmap = ["unix:{self.folder}/s.sock"]\n' if live else ""
-        text = CONFIGURATION.format(folder=self.folder, live=listener, unknown=unknown, more=more)
-        (self.folder / "splitmx.toml").write_text(text)
-
-    def people(self, addresses: list[str]) -> None:
-        """List exactly these."""
-        with sqlite3.connect(self.folder / "here.db") as database:
-            database.execute("DELETE FROM recipients")
-            rows = [(address, "mailbox", "", None, 1) for address in addresses]
-            database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
-        database.close()
-
-    def build(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`splitmx build` into `maps`, as lmdb unless a type is given."""
-        types = () if any(word.startswith("--type") for word in words) else ("--type=lmdb",)
-        return self.splitmx("build", "--output", str(self.maps), *types, *words, check=check)
-
-    def report(self, *words: str) -> Mapping[str, object]:
-        """The same with --json."""
-        found: Mapping[str, object] = json.loads(self.build("--json", *words, check=False).stdout)
-        return found
-
-    def stamps(self) -> dict[str, tuple[int, int]]:
-        """(inode, change time) of every file."""
-        return {
-            path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
-            for path in self.maps.iterdir()
-            if not path.name.startswith(".")
-        }
-
-    def look_up(self, table: str, key: str) -> str:
-        """`postmap -q`; table as TYPE:NAME."""
-        kind, _, name = table.partition(":")
-        done = subprocess.run(
-            ["postmap", "-q", key, f"{kind}:{self.maps / name}"],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"MAIL_CONFIG": str(self.mail_config)},
-        )
-        assert done.returncode in (0, 1), done.stderr
-        assert "warning" not in done.stderr
-        return done.stdout.rstrip("\n")
-
-    mail_config: Path
-
-
-@pytest.fixture
-def setup(folder: Path, splitmx: Run, mail_config: Path) -> Setup:
-    """A set-up of 40 people in one domain and a few in another."""
-    found = Setup(folder, splitmx)
-    found.mail_config = mail_config
-    return found
 
 
 def test_every_map_is_written_under_its_name(setup: Setup) -> None:
@@ -237,64 +127,6 @@ def test_check_writes_nothing_and_ends_with_one(setup: Setup) -> None:
     assert setup.stamps() == before
 
 
-def test_a_shrunken_result_is_held_back_until_accepted(setup: Setup) -> None:
-    """Losing 30 of 40 at once is no ordinary change; what is held names itself and the way out."""
-    setup.build()
-    shutil.rmtree(setup.folder / "state")  # the sync's own guards have nothing to compare with
-    setup.people([f"u{n}@example.com" for n in range(10)] + [f"b{n}@bücher.example" for n in range(3)])
-    before = setup.stamps()
-    done = setup.build(check=False)
-    assert done.returncode == 1
-    assert "--accept" in done.stdout
-    assert setup.stamps() == before
-    setup.build("--accept")
-    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
-    assert setup.look_up("lmdb:relay_recipients", "u9@example.com") == "LOCAL"
-
-
-def test_the_syncs_guards_hold_back_too(setup: Setup) -> None:
-    """Without a daemon `build` reads the directories itself, with the same guards."""
-    setup.build()
-    setup.people([f"u{n}@example.com" for n in range(10)])
-    done = setup.build(check=False)
-    assert done.returncode == 1
-    assert "held back" in done.stderr
-    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == "LOCAL"
-
-
-def test_ordinary_changes_need_no_hand(setup: Setup) -> None:
-    """A few leavers, a domain that closes, a domain that is removed from the configuration: written at once."""
-    setup.build()
-    setup.people([f"u{n}@example.com" for n in range(36)])
-    (setup.folder / "there.txt").write_text("cloudy@example.com\n")
-    setup.build()
-    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
-    assert setup.look_up("lmdb:relay_recipients", "b1@bücher.example") == ""
-
-
-def test_a_directory_that_is_down_changes_nothing(setup: Setup) -> None:
-    """75, the fault by name, and the maps as they were."""
-    setup.build()
-    before = setup.stamps()
-    (setup.folder / "here.db").rename(setup.folder / "gone.db")
-    done = setup.build(check=False)
-    assert done.returncode == 75
-    assert "directory here" in done.stderr
-    assert setup.stamps() == before
-
-
-def test_a_directory_that_was_never_read_leaves_no_wrong_files(setup: Setup) -> None:
-    """With live maps behind, its people just have no line; alone, nothing is written at all."""
-    (setup.folder / "here.db").unlink()
-    done = setup.build(check=False)
-    assert done.returncode == 75
-    assert setup.look_up("lmdb:relay_recipients", "cloudy@example.com") == ""
-    setup.configure(live=False, unknown="reject")
-    shutil.rmtree(setup.maps, ignore_errors=True)
-    assert setup.build(check=False).returncode == 75
-    assert not (setup.maps / "relay_recipients").exists()
-
-
 def test_alone_serves_reject_only(setup: Setup) -> None:
     """Files cannot say anything of unlisted addresses: relay and verify are refused unless a live map stands behind."""
     setup.configure(live=False)
@@ -316,68 +148,6 @@ def test_behind_a_live_map_no_domain_has_a_line(setup: Setup) -> None:
     assert setup.look_up("lmdb:transport", "example.com") == ""
 
 
-def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
-    """Whatever cannot be written: 75, what happened, the old files, and no rest of the new ones."""
-    setup.build()
-    before = setup.stamps()
-    setup.people([f"u{n}@example.com" for n in range(40)] + [f"new{n}@example.com" for n in range(3000)])
-    setup.splitmx("build", "--output", str(setup.folder / "other"), "--type=lmdb")  # the index has room
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            "from policyd.cli import main; main()",
-            "build",
-            "--type=hash",
-            "--output",
-            str(setup.maps),
-        ],
-        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": str(setup.mail_config)},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
-    )
-    assert done.returncode == 75, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "old files stay" in done.stderr
-    assert setup.stamps() == before
-    assert not [path for path in setup.maps.iterdir() if ".in" in path.name]
-
-
-@pytest.mark.parametrize("words", [("--type=bogus",), ("--type=hash", "--type=btree")])
-def test_types_that_cannot_be_built_are_usage(setup: Setup, words: tuple[str, ...]) -> None:
-    """An unknown type, and two that would write one file: 2, and nothing is written."""
-    done = setup.build(*words, check=False)
-    assert done.returncode == 2
-    assert not setup.maps.exists()
-
-
-def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
-    """A main.cf that Postfix refuses: the message is Postfix's own."""
-    setup.build()
-    before = setup.stamps()
-    setup.people([f"u{n}@example.com" for n in range(41)])
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            "from policyd.cli import main; main()",
-            "build",
-            "--type=lmdb",
-            "--output",
-            str(setup.maps),
-        ],
-        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": "/nonexistent"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 75
-    assert "main.cf" in done.stderr
-    assert setup.stamps() == before
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write into another user's folder")
 def test_what_root_writes_belongs_to_the_folders_owner(setup: Setup) -> None:
     """An administrator's `splitmx build` must not lock the daemon out of its own files."""
@@ -388,16 +158,6 @@ def test_what_root_writes_belongs_to_the_folders_owner(setup: Setup) -> None:
     below = setup.maps / "new"
     setup.build("--output", str(below))
     assert below.stat().st_uid == 65534
-
-
-def test_two_builds_do_not_mix(setup: Setup) -> None:
-    """While one writes, another one ends with 75."""
-    setup.build()
-    with (setup.maps / ".splitmx-build.lock").open("rb") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        done = setup.build(check=False)
-    assert done.returncode == 75
-    assert "another build" in done.stderr
 
 
 def test_what_cannot_be_decided_has_no_line_and_is_told(setup: Setup) -> None:

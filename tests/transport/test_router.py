@@ -3,39 +3,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from tests.transport.world import NOW, World, answerer, decide, value
-from transport.config.settings import Destination, Domain, Location, Unknown, Wave
+from tests.transport.world import NOW, D, World, answerer, decide, domain, value
+from transport.config.settings import Destination, Location, Unknown, Wave
 from transport.decision import Verdict
-from transport.maps import static_only
-from transport.record import Kind
-
-D = Domain(
-    "example.com",
-    local=("here",),
-    remote=("there",),
-    destination="s",
-    unknown=Unknown.REJECT,
-    local_transport="lmtp:unix:private/dovecot-lmtp",
-)
-
-
-def domain(**changes: object) -> Domain:
-    from dataclasses import replace
-
-    return replace(D, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def world() -> World:
-    """ann here, bob at the other side, zed nowhere."""
-    made = World()
-    made.add("ann@example.com")
-    made.add("bob@example.com", "there")
-    return made
 
 
 @pytest.mark.parametrize(
@@ -223,82 +195,6 @@ def test_postmaster(world: World) -> None:
     assert told.targets == ("ann@example.com",)
 
 
-def test_alias(world: World) -> None:
-    """An alias is its target, extension and all; `transport` changes nothing for it (cases 33, 34)."""
-    world.add("b.jones@example.com", kind=Kind.ALIAS, targets=["bob@example.com"])
-    faces = answerer(world, D)
-    assert value(faces, "virtual_alias", "b.jones+x@example.com") == ("OK", "bob+x@example.com")
-    assert value(faces, "transport", "b.jones@example.com")[0] == "OK"
-    assert value(faces, "relay_recipients", "b.jones@example.com") == ("OK", "EXPAND")
-    assert value(faces, "here", "b.jones@example.com") == ("OK", "EXPAND")
-
-
-def test_alias_owned_by_the_other_side_is_relayed(world: World) -> None:
-    """An alias in a remote directory is the other side's to expand (case 35)."""
-    world.add("b.jones@example.com", "there", kind=Kind.ALIAS, targets=["bob@example.com"])
-    assert decide(answerer(world, D), "b.jones@example.com").verdict is Verdict.RELAY
-
-
-def test_group_nested_and_each_once(world: World) -> None:
-    """Groups are flattened, each leaf once, foreign members kept (case 37)."""
-    world.add("sales@example.com", kind=Kind.GROUP, targets=["ann@example.com", "team@example.com", "x@other.example"])
-    world.add("team@example.com", kind=Kind.GROUP, targets=["bob@example.com", "ann@example.com", "sales@example.com"])
-    decision = decide(answerer(world, D), "sales@example.com")
-    assert decision.targets == ("ann@example.com", "bob@example.com", "x@other.example")
-    assert any("loop" in finding for finding in decision.findings)
-
-
-def test_group_members_off(world: World) -> None:
-    """Without group_members those at the destination are left out by name (case 38)."""
-    world.add("sales@example.com", kind=Kind.GROUP, targets=["ann@example.com", "bob@example.com"])
-    decision = decide(answerer(world, domain(group_members=False)), "sales@example.com")
-    assert decision.targets == ("ann@example.com",)
-    assert decision.dropped == ("bob@example.com",)
-
-
-def test_alias_cycle_is_unknown(world: World) -> None:
-    """Aliases that only lead to each other are UNKNOWN at once (case 36)."""
-    world.add("x@example.com", kind=Kind.ALIAS, targets=["y@example.com"])
-    world.add("y@example.com", kind=Kind.ALIAS, targets=["x@example.com"])
-    assert decide(answerer(world, D), "x@example.com").verdict is Verdict.UNKNOWN
-
-
-def test_targets_that_cannot_be_read(world: World) -> None:
-    """An alias whose targets the index cannot give is TEMP, never UNKNOWN."""
-    world.add("al@example.com", kind=Kind.ALIAS, targets=["ann@example.com"])
-    world.target_lists.clear()
-    assert decide(answerer(world, D), "al@example.com").verdict is Verdict.TEMP
-
-
-def test_forward_that_keeps_a_copy(world: World) -> None:
-    """A mailbox whose targets name itself keeps its copy."""
-    world.add("kim@example.com", targets=["kim@example.com", "bob@example.com"])
-    assert decide(answerer(world, D), "kim@example.com").targets == ("kim@example.com", "bob@example.com")
-
-
-def test_targets_decide_one_by_one(world: World) -> None:
-    """One TEMP target makes TEMP; an UNKNOWN one stays in; all UNKNOWN make UNKNOWN."""
-    world.add("mix@example.com", kind=Kind.GROUP, targets=["ann@example.com", "zed@example.com"])
-    world.add("gone@example.com", kind=Kind.ALIAS, targets=["zed@example.com"])
-    faces = answerer(world, D)
-    mixed = decide(faces, "mix@example.com")
-    assert (mixed.verdict, mixed.dangling) == (Verdict.EXPAND, ("zed@example.com",))
-    assert decide(faces, "gone@example.com").verdict is Verdict.UNKNOWN
-    world.stale = {"here"}
-    assert decide(faces, "mix@example.com").ask == (("here", "zed", "example.com"),)
-    world.dead = {"here"}
-    assert decide(faces, "mix@example.com").verdict is Verdict.TEMP
-
-
-def test_alias_of(world: World) -> None:
-    """A domain alias is the same local part and extension there; UNKNOWN and TEMP pass through."""
-    faces = answerer(world, D, Domain("example.org", alias_of="example.com"))
-    assert decide(faces, "ann+x@example.org").targets == ("ann+x@example.com",)
-    assert decide(faces, "zed@example.org").verdict is Verdict.UNKNOWN
-    world.dead = {"here"}
-    assert decide(faces, "zed@example.org").verdict is Verdict.TEMP
-
-
 def test_subdomains(world: World) -> None:
     """exact leaves subdomains alone, strip takes the parent's address, match relays (cases 30-32)."""
     strip = answerer(world, domain(subdomains="strip"))
@@ -327,119 +223,6 @@ def test_wave(world: World) -> None:
     for text in ("ann2@example.com", "ann2+x@example.com", "a.nother@example.com", "new@example.com"):
         assert decide(faces, text, NOW).verdict is Verdict.RELAY
     assert decide(faces, "ann@example.com", NOW).verdict is Verdict.LOCAL
-
-
-def test_dual(world: World) -> None:
-    """Dual: who is here gets a copy by a shadow that names domain and destination (case 75)."""
-    world.add("sales@example.com", kind=Kind.GROUP, targets=["ann@example.com", "bob@example.com", "carl@example.com"])
-    world.add("carl@example.com")
-    world.add("al@example.com", kind=Kind.ALIAS, targets=["ann@example.com"])
-    faces = answerer(world, domain(delivery="dual"))
-    shadow = "example.com.s.splitmx.invalid"
-    assert value(faces, "transport", "ann@example.com") == ("OK", "lmtp:unix:private/dovecot-lmtp")
-    assert value(faces, "recipient_bcc", "ann+x@example.com") == ("OK", f"ann+x@{shadow}")
-    assert value(faces, "recipient_bcc", "al@example.com") == ("OK", f"ann@{shadow}")
-    assert value(faces, "recipient_bcc", "bob@example.com") == ("NOTFOUND", "")
-    assert value(faces, "recipient_bcc", "sales@example.com") == ("OK", f"sales@{shadow}")
-    assert value(faces, "virtual_alias", f"sales@{shadow}") == ("OK", f"ann@{shadow}, carl@{shadow}")
-    assert value(faces, "virtual_alias", f"ann@{shadow}") == ("OK", f"ann@{shadow}")
-    assert value(faces, "transport", f"ann@{shadow}") == ("OK", "dual-s:[s.example.net]")
-    assert decide(faces, "zed@example.com").verdict is Verdict.UNKNOWN
-
-
-def test_dual_ends_by_itself(world: World) -> None:
-    """delivery_until ends dual at its moment."""
-    faces = answerer(world, domain(delivery="dual", delivery_until=NOW))
-    assert value(faces, "recipient_bcc", "ann@example.com", NOW - 1)[0] == "OK"
-    assert value(faces, "recipient_bcc", "ann@example.com", NOW) == ("NOTFOUND", "")
-
-
-def test_all(world: World) -> None:
-    """all: the destination is the delivery, the copy here is a local shadow (case 79)."""
-    faces = answerer(world, domain(delivery="all"))
-    shadow = "ann@example.com.local.splitmx.invalid"
-    assert value(faces, "transport", "ann@example.com") == ("OK", "relay:[s.example.net]")
-    assert value(faces, "recipient_bcc", "ann@example.com") == ("OK", shadow)
-    assert value(faces, "here", "ann@example.com")[0] == "OK"
-    assert value(faces, "transport", shadow) == ("OK", "splitmx-lmtp:unix:private/dovecot-lmtp")
-    assert value(faces, "recipient_bcc", "bob@example.com") == ("NOTFOUND", "")
-
-
-def test_all_with_several_stores(world: World) -> None:
-    """all: the copy of somebody in another store goes there, not to the domain's first store."""
-    world.add("second@example.com", location="store2")
-    stores = {"store2": Location(local_transport="lmtp:[store2.example.com]:24")}
-    faces = answerer(world, domain(delivery="all", locations=stores))
-    status, shadow = value(faces, "recipient_bcc", "second@example.com")
-    assert status == "OK"
-    assert shadow.startswith("second@example.com.local-")
-    assert value(faces, "transport", shadow) == ("OK", "splitmx-lmtp:[store2.example.com]:24")
-    assert value(faces, "recipient_bcc", "ann@example.com") == ("OK", "ann@example.com.local.splitmx.invalid")
-    lines = list(static_only.shadow_transport(faces.settings))
-    assert sum("splitmx-lmtp:[store2.example.com]:24" in line for line in lines) == 1
-    back = [line.split("\t") for line in static_only.shadow_generic(faces.settings)]
-    found = [re.sub(p.strip("/"), r.replace("$", "\\"), shadow) for p, r in back if re.search(p.strip("/"), shadow)]
-    assert found == ["second@example.com"]
-
-
-@pytest.mark.parametrize("name", ["zed@example.com", "postmaster@example.com"])
-def test_dual_reaches_who_is_caught_for(world: World, name: str) -> None:
-    """Who gets others' mail by catch-all or as postmaster gets the copy of it too, also as a group."""
-    world.add("info@example.com", kind=Kind.GROUP, targets=["ann@example.com", "carl@example.com"])
-    world.add("carl@example.com")
-    for goal, copies in (("ann", ["ann"]), ("info", ["ann", "carl"])):
-        entry = domain(
-            delivery="dual",
-            unknown=Unknown.CATCHALL,
-            catchall=f"{goal}@example.com",
-            postmaster=f"{goal}@example.com",
-        )
-        faces = answerer(world, entry)
-        status, shadow = value(faces, "recipient_bcc", name)
-        assert status == "OK"
-        wanted = [f"{copy}@example.com.s.splitmx.invalid" for copy in copies]
-        if len(wanted) == 1:
-            assert shadow == wanted[0]
-        else:
-            assert value(faces, "virtual_alias", shadow) == ("OK", ", ".join(wanted))
-
-
-def test_envelope(world: World) -> None:
-    """envelope rewrites RCPT only, and its domain is routed, never ours (case 80)."""
-    goal = Destination("s", hosts=("s.example.net", "192.0.2.7"), port=2525, envelope="tenant.example")
-    faces = answerer(world, D, destinations=[goal])
-    assert value(faces, "virtual_alias", "bob+x@example.com") == ("OK", "bob+x@tenant.example")
-    assert value(faces, "virtual_alias", "ann@example.com") == ("OK", "ann@example.com")
-    assert value(faces, "virtual_alias", "bob@tenant.example") == ("OK", "bob@tenant.example")
-    route = "relay:[s.example.net]:2525,[192.0.2.7]:2525"
-    assert value(faces, "transport", "bob@tenant.example") == ("OK", route)
-    assert value(faces, "relay_domains", "tenant.example") == ("NOTFOUND", "")
-
-
-def test_plus_strip(world: World) -> None:
-    """plus = "strip" takes the extension off for the other side only (case 17)."""
-    faces = answerer(world, D, destinations=[Destination("s", hosts=("s.example.net",), plus_strip=True)])
-    assert value(faces, "virtual_alias", "bob+x@example.com") == ("OK", "bob@example.com")
-    assert value(faces, "virtual_alias", "ann+x@example.com") == ("OK", "ann+x@example.com")
-
-
-def test_large_group_is_nested(world: World) -> None:
-    """More members than one answer may hold are nested chunks that expand to all of them, each once."""
-    members = [f"user{n}@example.com" for n in range(2500)]
-    for member in members:
-        world.add(member)
-    world.add("all@example.com", kind=Kind.GROUP, targets=members)
-    faces = answerer(world, D)
-    status, text = value(faces, "virtual_alias", "all@example.com")
-    assert status == "OK"
-    found: list[str] = []
-    for piece in text.split(", "):
-        assert piece.endswith("@example.com.group.splitmx.invalid")
-        status, inner = value(faces, "virtual_alias", piece)
-        assert status == "OK"
-        assert len(inner) < 100_000
-        found.extend(inner.split(", "))
-    assert found == members
 
 
 def test_live_rows_are_not_kept(world: World) -> None:

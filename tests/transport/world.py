@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from transport.address import Address, parse
 from transport.answerer import Answerer
@@ -14,6 +15,7 @@ from transport.config.settings import (
     Domain,
     FileOptions,
     Settings,
+    Unknown,
     Wave,
 )
 from transport.decision import Decision
@@ -125,3 +127,18 @@ def value(faces: Answerer, name: str, key: str, now: float = NOW) -> tuple[str, 
     """(status, value) of one map."""
     outcome = faces.map(name, key, now)
     return outcome.status, outcome.value
+
+
+D = Domain(
+    "example.com",
+    local=("here",),
+    remote=("there",),
+    destination="s",
+    unknown=Unknown.REJECT,
+    local_transport="lmtp:unix:private/dovecot-lmtp",
+)
+
+
+def domain(**changes: object) -> Domain:
+    """`D` with other keys."""
+    return replace(D, **changes)  # type: ignore[arg-type]  # checked by the dataclass

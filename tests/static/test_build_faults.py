@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`splitmx build` when something is wrong: what is held back, and that the old files stay."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.static.setup import Setup
+
+
+def test_a_shrunken_result_is_held_back_until_accepted(setup: Setup) -> None:
+    """Losing 30 of 40 at once is no ordinary change; what is held names itself and the way out."""
+    setup.build()
+    shutil.rmtree(setup.folder / "state")  # the sync's own guards have nothing to compare with
+    setup.people([f"u{n}@example.com" for n in range(10)] + [f"b{n}@bücher.example" for n in range(3)])
+    before = setup.stamps()
+    done = setup.build(check=False)
+    assert done.returncode == 1
+    assert "--accept" in done.stdout
+    assert setup.stamps() == before
+    setup.build("--accept")
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
+    assert setup.look_up("lmdb:relay_recipients", "u9@example.com") == "LOCAL"
+
+
+def test_the_syncs_guards_hold_back_too(setup: Setup) -> None:
+    """Without a daemon `build` reads the directories itself, with the same guards."""
+    setup.build()
+    setup.people([f"u{n}@example.com" for n in range(10)])
+    done = setup.build(check=False)
+    assert done.returncode == 1
+    assert "held back" in done.stderr
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == "LOCAL"
+
+
+def test_ordinary_changes_need_no_hand(setup: Setup) -> None:
+    """A few leavers, a domain that closes, a domain that is removed from the configuration: written at once."""
+    setup.build()
+    setup.people([f"u{n}@example.com" for n in range(36)])
+    (setup.folder / "there.txt").write_text("cloudy@example.com\n")
+    setup.build()
+    assert setup.look_up("lmdb:relay_recipients", "u39@example.com") == ""
+    assert setup.look_up("lmdb:relay_recipients", "b1@bücher.example") == ""
+
+
+def test_a_directory_that_is_down_changes_nothing(setup: Setup) -> None:
+    """75, the fault by name, and the maps as they were."""
+    setup.build()
+    before = setup.stamps()
+    (setup.folder / "here.db").rename(setup.folder / "gone.db")
+    done = setup.build(check=False)
+    assert done.returncode == 75
+    assert "directory here" in done.stderr
+    assert setup.stamps() == before
+
+
+def test_a_directory_that_was_never_read_leaves_no_wrong_files(setup: Setup) -> None:
+    """With live maps behind, its people just have no line; alone, nothing is written at all."""
+    (setup.folder / "here.db").unlink()
+    done = setup.build(check=False)
+    assert done.returncode == 75
+    assert setup.look_up("lmdb:relay_recipients", "cloudy@example.com") == ""
+    setup.configure(live=False, unknown="reject")
+    shutil.rmtree(setup.maps, ignore_errors=True)
+    assert setup.build(check=False).returncode == 75
+    assert not (setup.maps / "relay_recipients").exists()
+
+
+def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
+    """Whatever cannot be written: 75, what happened, the old files, and no rest of the new ones."""
+    setup.build()
+    before = setup.stamps()
+    setup.people([f"u{n}@example.com" for n in range(40)] + [f"new{n}@example.com" for n in range(3000)])
+    setup.splitmx("build", "--output", str(setup.folder / "other"), "--type=lmdb")  # the index has room
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "from policyd.cli import main; main()",
+            "build",
+            "--type=hash",
+            "--output",
+            str(setup.maps),
+        ],
+        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": str(setup.mail_config)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
+    )
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "old files stay" in done.stderr
+    assert setup.stamps() == before
+    assert not [path for path in setup.maps.iterdir() if ".in" in path.name]
+
+
+@pytest.mark.parametrize("words", [("--type=bogus",), ("--type=hash", "--type=btree")])
+def test_types_that_cannot_be_built_are_usage(setup: Setup, words: tuple[str, ...]) -> None:
+    """An unknown type, and two that would write one file: 2, and nothing is written."""
+    done = setup.build(*words, check=False)
+    assert done.returncode == 2
+    assert not setup.maps.exists()
+
+
+def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
+    """A main.cf that Postfix refuses: the message is Postfix's own."""
+    setup.build()
+    before = setup.stamps()
+    setup.people([f"u{n}@example.com" for n in range(41)])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "from policyd.cli import main; main()",
+            "build",
+            "--type=lmdb",
+            "--output",
+            str(setup.maps),
+        ],
+        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75
+    assert "main.cf" in done.stderr
+    assert setup.stamps() == before
+
+
+def test_two_builds_do_not_mix(setup: Setup) -> None:
+    """While one writes, another one ends with 75."""
+    setup.build()
+    with (setup.maps / ".splitmx-build.lock").open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        done = setup.build(check=False)
+    assert done.returncode == 75
+    assert "another build" in done.stderr
