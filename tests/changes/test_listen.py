@@ -121,6 +121,6 @@ def test_a_database_that_restarts(listening: tuple[Site, Table, int], postgres: 
 
 def test_payloads() -> None:
     """Addresses, one a line; anything else is "something"."""
-    assert named(b"Ann@Example.org\nbob@example.org\n") == {("ann", "example.org"), ("bob", "example.org")}
+    assert named(b"Ann@Example.org\nbob@example.org\n") == frozenset((("ann", "example.org"), ("bob", "example.org")))
     for payload in (b"", b"\n", b"UPDATE", b"ann@example.org\nnonsense", b"\xff@example.org"):
         assert named(payload) is None

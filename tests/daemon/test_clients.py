@@ -33,6 +33,11 @@ def _exchange(path: Path, data: bytes, half_close: bool = True) -> bytes:
         return answer
 
 
+def _wait_replaced(site: Site, role: str, old: int) -> None:
+    """Wait until another process has taken this one's place."""
+    wait_for(lambda: site.pids(role) not in ([], [old]), 10)
+
+
 def test_pipelined_frames_are_answered_in_order(site: Site) -> None:
     """Many requests in one write, cached, new and live ones mixed: one reply each, in their order."""
     client = site.client()
@@ -274,7 +279,7 @@ def test_loop_of_a_listed_address_is_451_first_and_550_after_its_grace(sites: Ca
         (pid,) = site.pids(role)
         wait_for(lambda: (site.folder / "state" / "loops.json").exists(), 5)
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda role=role, pid=pid: site.pids(role) not in ([], [pid]), 10)
+        _wait_replaced(site, role, pid)
     wait_for(lambda: _exchange(path, request).startswith(b"action=550 5.4.6 "), 10, site.splitmx.tail)
     assert _exchange(path, request.replace(b"198.51.100.7", b"203.0.113.1")) == b"action=DUNNO\n\n"
 

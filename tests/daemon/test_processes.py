@@ -38,7 +38,8 @@ def test_hung_worker_is_killed_and_replaced(site: Site) -> None:
 def test_one_of_two_workers_hangs(sites: Callable[..., Site]) -> None:
     """While one of two workers hangs the other one answers new connections."""
     site = sites("ann@example.com", workers=2).start()
-    first, second = wait_for(lambda: len(site.pids("worker")) == 2 and site.pids("worker"), 10)
+    wait_for(lambda: len(site.pids("worker")) == 2, 10)
+    first, second = site.pids("worker")
     os.kill(first, signal.SIGSTOP)
     for _ in range(20):
         assert site.ask("ann@example.com") == ("OK", LOCAL)
@@ -72,13 +73,18 @@ def test_hung_keeper_is_replaced(sites: Callable[..., Site]) -> None:
     site.answers("who@example.com", REMOTE)
 
 
+def _kill(site: Site, role: str) -> None:
+    """Kill one process of this role and wait until it is gone."""
+    pid = wait_for(lambda: site.pids(role), 20, site.splitmx.tail)[0]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: pid not in site.pids(role), 10)
+
+
 def test_keeper_that_dies_again_and_again(site: Site) -> None:
     """Workers serve on while every keeper dies."""
     client = site.client()
     for _ in range(4):
-        keeper = wait_for(lambda: site.pids("keeper"), 20, site.splitmx.tail)
-        os.kill(keeper[0], signal.SIGKILL)
-        wait_for(lambda gone=keeper[0]: gone not in site.pids("keeper"), 10)
+        _kill(site, "keeper")
         assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
     site.answers("new@example.com", REMOTE, 30)
 

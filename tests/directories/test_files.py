@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,8 @@ def test_csv_separators_and_encodings(tmp_path: Path, separator: str, encoding: 
 
 def test_csv_without_the_column_names_those_it_has(tmp_path: Path) -> None:
     """The fault shows the header and the key to write."""
-    for columns in ({}, {"address": "Mail"}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"address": "Mail"})
+    for columns in choices:
         with pytest.raises(DirectoryError) as caught:
             records(listing_of(tmp_path, "csv", "Name,E-Mail\nAnn,ann@example.com\n", **columns))
         assert "E-Mail" in caught.value.what + caught.value.hint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import atheris  # type: ignore[import-not-found,unused-ignore]
+import atheris  # optional: `run.sh` installs it
 
 with atheris.instrument_imports():
     from policyd.protocols import ProtocolError, exim, policy, socketmap, tcp_table

@@ -100,14 +100,14 @@ def test_a_no_of_the_old_snapshot_counts_only_while_nothing_newer_was_read(held:
     held.read_now("there")
     assert (held.no("here"), held.no("there")) == (True, False)
     held.read_now("here")
-    held.world.set("here", fresh_for=0.0)
+    held.world.change("here", fresh_for=0.0)
     held.knowledge.settings = held.world.settings
     assert held.no("here") is None
 
 
 def test_a_reading_that_came_after_the_loss_does_not_make_a_no_fresh(held: Held) -> None:
     """The age of the snapshot's own reading is what counts, not the age of one that it does not hold."""
-    held.world.set("here", fresh_for=5.0)
+    held.world.change("here", fresh_for=5.0)
     held.knowledge.settings = held.world.settings
     held.knowledge.ages = {"here": Age(time.monotonic() - 60), "there": Age(None)}
     held.go(delete)

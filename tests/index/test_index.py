@@ -16,7 +16,7 @@ from transport.index import schema
 from transport.index import writer as writing
 from transport.index.reader import Reader
 from transport.index.writer import IndexBusy, IndexFault, Writer
-from transport.record import Record, Row
+from transport.record import Kind, Record, Row
 from transport.sync import compare
 
 
@@ -62,7 +62,7 @@ def test_reader_holds_one_state(world: World) -> None:
 def test_row_without_entries_is_shared(world: World) -> None:
     """Addresses in the same situation share their row, which costs a reader nothing."""
     assert world.reader.rows("example.com", "user00001") is world.reader.rows("example.com", "user00002")
-    assert world.reader.rows("example.com", "user00001") == (Row("here", 0, True, None, 0),)
+    assert world.reader.rows("example.com", "user00001") == (Row("here", Kind.MAILBOX, True, None, 0),)
 
 
 @pytest.mark.parametrize("local", ["", "a\x00b", "\udcff", "x" * 5000, "user00001\n", "ÜSER"])

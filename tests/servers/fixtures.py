@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -20,14 +20,15 @@ from tests.servers.process import scratch
 from tests.servers.tls import Authority
 
 _started: dict[str, Any] = {}
+T = TypeVar("T")
 
 
-def _once(name: str, make: Callable[[], Any]) -> Any:
+def _once(name: str, make: Callable[[], T]) -> T:
     """What `make` gave at the first call: these fixtures may stand in several conftest files."""
     if name not in _started:
         _started[name] = make()
         atexit.register(_started[name].close)
-    return _started[name]
+    return cast(T, _started[name])
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def authority() -> Authority:
         folder = scratch("ca")
         _started["authority"] = Authority(folder)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _started["authority"]
+    return cast(Authority, _started["authority"])
 
 
 @pytest.fixture(scope="session")

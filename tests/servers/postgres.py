@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.servers.process import Process, accepts, free_port, run, scratch, stopped, tool, wait_until
@@ -143,7 +144,7 @@ class Postgres:
         self.process.hang()
         for child in _children(self.process.pid):
             _signal(child, signal.SIGSTOP)
-            assert wait_until(lambda pid=child: stopped(pid)), "a backend does not stop"
+            assert wait_until(partial(stopped, child)), "a backend does not stop"
 
     def cont(self) -> None:
         """SIGCONT for all of them."""

@@ -129,10 +129,10 @@ def make(folder: Path, number: int, seed: int = 1) -> list[str]:
                 members = chance.sample([one for one in people if one.startswith("u")], 6)
                 rows.append((address, "group", ",".join([*members, "outside@elsewhere.test"]), None, 1))
     # one member whose location nobody knows makes the whole group TEMP: not these
-    members = {domain: [row[0] for row in rows if _plain(row, domain)] for domain in ("example.com", "dual.example")}
-    big = members["example.com"] + [f"far{n}@elsewhere.test" for n in range(3000)]
+    plain = {domain: [row[0] for row in rows if _plain(row, domain)] for domain in ("example.com", "dual.example")}
+    big = plain["example.com"] + [f"far{n}@elsewhere.test" for n in range(3000)]
     rows.append(("everybody@example.com", "group", ",".join(big), None, 1))
-    rows.append(("everybody@dual.example", "group", ",".join(members["dual.example"]), None, 1))
+    rows.append(("everybody@dual.example", "group", ",".join(plain["dual.example"]), None, 1))
     with sqlite3.connect(folder / "here.db") as database:
         database.execute("CREATE TABLE recipients (address, kind, targets, location, active)")
         database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,20 +91,20 @@ class World:
     def use(self) -> None:
         self.reader.use({name: found.fingerprint for name, found in self.settings.directories.items()})
 
-    def set(self, name: str, **changes: object) -> None:
+    def change(self, name: str, **changes: Any) -> None:
         """Change keys of a directory."""
         directories = dict(self.settings.directories)
         directories[name] = replace(directories[name], **changes)
         self.settings = replace(self.settings, directories=directories)
         self.use()
 
-    def sync(self, name: str = "here", *, good: bool = True, **options: object) -> SyncReport:
+    def sync(self, name: str = "here", *, good: bool = True, **options: Any) -> SyncReport:
         report = compare(
             self.writer,
             self.settings.directories[name],
             self.sources[name],
             self.settings,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
         if good:
             assert report.good, report.line()

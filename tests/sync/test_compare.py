@@ -123,7 +123,7 @@ def test_empty_first_load_is_not_believed(world: World) -> None:
 
 def test_empty_on_purpose(world: World) -> None:
     """may_be_empty and --accept make an empty directory believable; accepted emptiness ends with its first row."""
-    world.set("there", may_be_empty=True)
+    world.change("there", may_be_empty=True)
     assert world.sync("there").believable
     assert world.reader.loaded("there")
     assert world.sync(accept=()).believable
@@ -138,7 +138,7 @@ def test_another_fingerprint_is_another_directory(world: World) -> None:
     """Rows of an old query do not count, the first load of the new one is taken whole, and an empty one is not."""
     world.sources["here"].records = people(100)
     world.sync()
-    world.set("here", fingerprint=b"another.........")
+    world.change("here", fingerprint=b"another.........")
     world.reader.renew()
     assert world.reader.rows("example.com", "user00001") == ()
     assert not world.reader.loaded("here")

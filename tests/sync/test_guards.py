@@ -78,7 +78,7 @@ def wave(world: World, addresses: list[str], to: str, at: float) -> None:
 
 def test_the_first_wave(world: World) -> None:
     """An empty local directory that is allowed to be empty gets its first people out of the remote list."""
-    world.set("here", may_be_empty=True)
+    world.change("here", may_be_empty=True)
     world.sources["there"].records = people(200)
     world.sync("there")
     assert world.sync().believable
@@ -330,7 +330,7 @@ def test_subdomains_match_have_their_parents_sides(world: World) -> None:
 
 def test_guards_can_be_widened(world: World) -> None:
     """max_shrink, shrink_floor and max_moved are the directory's own."""
-    world.set("here", max_shrink=0.6, max_moved=1.0)
+    world.change("here", max_shrink=0.6, max_moved=1.0)
     world.sources["here"].records = people(100, location="onprem")
     world.sync()
     world.sources["here"].records = people(50, location="cloud")
