@@ -28,6 +28,7 @@ from transport.router import PASS_FOREIGN, Router
 ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
 MAPS = (*ADDRESS_MAPS, "relay_domains", "tls_policy")
 _ADDRESS_MAPS = frozenset(ADDRESS_MAPS)
+_WITHOUT_LOCAL = frozenset(("transport", "relay_recipients", "here"))  # no local part in what they say
 
 MAX_KEY = 10_000
 """Octets of a key; Postfix 3.12 stops there by itself (socketmap_max_query_size)."""
@@ -53,6 +54,7 @@ class Answerer:
         self._memo: dict[object, Outcome] = {}
         self._quick: dict[tuple[str, str, int], tuple[Sequence[Row], Outcome]] = {}
         self._large: dict[tuple[str, str, bool], Decision] = {}
+        self._strangers: dict[tuple[str, str], Outcome] = {}
         self._observing = any(domain.enabled == "observe" for domain in settings.domains.values())
         self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
             name: frozenset((*domain.local, *domain.remote))
@@ -103,12 +105,16 @@ class Answerer:
         if place.of in (Of.COPY, Of.CHUNK):
             return self._shadow(name, address, place, now)
         decision = self._decide(address, now)
+        alike = directories is not None and decision.nobody == (address.local, address.domain)
         if decision.verdict is Verdict.ASK:
-            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
+            otherwise = self._strangers.get((name, address.domain)) if alike else None
+            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False, otherwise=otherwise)
         answer = self._put(name, address, decision)
         keep = decision.keep and decision.until is None and answer.status != TEMP
         outcome = Outcome(answer.status, answer.value, decision=decision, keep=keep)
-        if memo_key is not None and keep:
+        if alike and (decision.verdict is Verdict.UNKNOWN or name in _WITHOUT_LOCAL):
+            self._strangers[name, address.domain] = outcome
+        elif memo_key is not None and keep:
             self._remember(memo_key, name, address, outcome)
         return outcome
 

@@ -50,6 +50,7 @@ class Decision:
     keep: the answer stays true for the whole generation (no "no", no live answer, no time behind it).
     ask: with ASK, the (directory, local, domain) look-ups that would settle it.
     until: unix time at which this decision may change by itself (a wave, delivery_until), or None.
+    nobody: the unlisted (local, domain) that this is about, where all unlisted ones of the domain are treated alike.
     """
 
     verdict: Verdict
@@ -77,3 +78,4 @@ class Decision:
     keep: bool = True
     ask: tuple[tuple[str, str, str], ...] = ()
     until: float | None = None
+    nobody: tuple[str, str] | None = None

@@ -43,15 +43,18 @@ def unlisted(
         role = _role_address(router, question, domain, common())
         if role is not None:
             return role
+    alike = None if match or question.configured or base in _ROLES else address[:2]
     ask, failed = _unbelieved(question, address, domain, shapes, match=match)
     if ask:
-        return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
+        return Decision(
+            Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask), nobody=None if failed else alike
+        )
     if failed:
         reason = f'directory {failed} could not be asked, and its "no" is needed'
         return common(Verdict.TEMP, reason, directory=failed)
     verify = domain.unknown is Unknown.VERIFY
     if not match and domain.unknown is Unknown.REJECT:
-        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"')
+        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"', nobody=alike)
     if not match and domain.unknown is Unknown.CATCHALL:
         if question.configured:
             return common(reason="named in the configuration, but listed nowhere")
@@ -62,7 +65,7 @@ def unlisted(
         reason = f'below {domain.name} (subdomains = "match"), listed nowhere'
     else:
         reason = f'no directory lists it, unknown = "{domain.unknown.value}"'
-    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify)
+    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify, nobody=alike)
 
 
 def _unbelieved(

@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol, ABC):
         self.worker = worker
         self.map_name = map_name
         self.cache = worker.caches[self.kind, map_name]
+        self.at_once = worker.live.pace.at_once
         self.buffer = bytearray()
         self.pending: Pending | None = None
         self.busy = False  # bytes have to wait: not on the hot path
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol, ABC):
                 whole = False  # found again, and said, below
             if whole:
                 if reply is not None:
+                    self.at_once[0] += 1
                     self.transport.write(reply)
                 if reply is None or self.ended or self.worker.stopping:
                     self._after(True)
@@ -224,7 +226,7 @@ class Connection(asyncio.Protocol, ABC):
                 if outcome.observe:
                     self.worker.watch(self, request, outcome)
                     return self.refuse("")
-                pending = Pending(self, request, key, started)
+                pending = Pending(self, request, key, started, outcome.otherwise)
                 if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
                     self.pending = pending
                     return None
@@ -241,7 +243,9 @@ class Connection(asyncio.Protocol, ABC):
         knowledge.overlay = pending.overlay
         reply: bytes | None
         try:
-            outcome = self.outcome(pending.request, time.time())
+            outcome = pending.otherwise if pending.nobody() else None
+            if outcome is None:
+                outcome = self.outcome(pending.request, time.time())
             if outcome.ask or outcome.ask_loop:
                 if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
                     return

@@ -32,6 +32,7 @@ class Socketmap(Connection):
             hit = self.cache.new.get(data) or self._known(data)
             if hit is not None:
                 hit[1][0] += 1
+                self.at_once[0] += 1
                 self.transport.write(hit[0])
                 if self.worker.stopping:
                     self.transport.close()

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from policyd.link import Live
 from policyd.worker.knowledge import Triple
+from policyd.worker.pace import INTERVAL, TURN, Pace
 from transport.config.settings import Settings
+from transport.outcome import Outcome
 
 MAX_WAITING = 1000
 """Requests of one worker that wait for a live answer; beyond: TEMP at once."""
@@ -37,12 +39,27 @@ class Waiter(Protocol):
 class Pending:
     """One request that waits.
 
-    overlay: live answers that this request has got so far. needs: what is still out. failed: keeper gone or late.
+    overlay: live answers that this request has got so far. needs: what is still out. otherwise: the answer in case they
+    all are a "no".
     """
 
-    __slots__ = ("deadline", "end", "key", "loop", "needs", "overlay", "request", "rounds", "started", "waiter")
+    __slots__ = (
+        "deadline",
+        "end",
+        "key",
+        "loop",
+        "needs",
+        "otherwise",
+        "overlay",
+        "request",
+        "rounds",
+        "started",
+        "waiter",
+    )
 
-    def __init__(self, waiter: Waiter, request: Any, key: Any, started: float) -> None:
+    def __init__(
+        self, waiter: Waiter, request: Any, key: Any, started: float, otherwise: Outcome | None = None
+    ) -> None:
         self.waiter = waiter
         self.request = request
         self.key = key
@@ -53,6 +70,11 @@ class Pending:
         self.needs: set[Triple] = set()
         self.loop: tuple[str, str] | None = None
         self.overlay: dict[Triple, Live] = {}
+        self.otherwise = otherwise
+
+    def nobody(self) -> bool:
+        """Whether everything that was asked is a "no"."""
+        return all(live.records == () for live in self.overlay.values())
 
 
 class LiveLink:
@@ -72,6 +94,14 @@ class LiveLink:
         self._by_loop: dict[tuple[str, str], list[Pending]] = {}
         self._outbox: list[Triple] = []
         self._known: deque[Pending] = deque()
+        self.pace = Pace()
+        self._sent_at = 0.0  # CLOCK_MONOTONIC of the last message
+
+    def configure(self, settings: Settings) -> None:
+        """Take new settings: answers prepared under the old ones count no more."""
+        self.settings = settings
+        for pending in (*self.waiting, *self._known):
+            pending.otherwise = None
 
     def wait(self, pending: Pending, ask: Iterable[Triple], loop: tuple[str, str] | None) -> bool:
         """Ask for `ask` and `loop`, and call `pending.waiter.resume` later. False: no room, answer TEMP now."""
@@ -95,10 +125,7 @@ class LiveLink:
             if others is None:
                 self._by_triple[triple] = [pending]
                 if not self._outbox:
-                    if len(self._by_triple) > _MANY:  # the keeper has enough to do: send what gathers in a moment
-                        self.loop.call_later(_MOMENT, self._flush)
-                    else:
-                        self.loop.call_soon(self._flush)
+                    self._plan(now)
                 self._outbox.append(triple)
             else:
                 others.append(pending)
@@ -109,10 +136,25 @@ class LiveLink:
                 self.loop.call_soon(self.keeper_gone)
         return True
 
+    def _plan(self, now: float) -> None:
+        """Say when what is in the outbox goes."""
+        if self.pace.give_way():
+            self.loop.call_later(max(0.0, self._sent_at + INTERVAL - now), self._flush)
+        elif len(self._by_triple) > _MANY:  # the keeper has enough to do: send what gathers in a moment
+            self.loop.call_later(_MOMENT, self._flush)
+        else:
+            self.loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        if outbox and not self.send(("ask", outbox)):
+        many = len(self._outbox)
+        if self.pace.give_way():
+            many = self.pace.questions(many)
+        going, self._outbox = self._outbox[:many], self._outbox[many:]
+        self._sent_at = time.monotonic()
+        if going and not self.send(("ask", going)):
             self.keeper_gone()
+        if self._outbox:
+            self._plan(self._sent_at)
 
     def answer(self, triple: Triple, result: Live) -> None:
         """A live answer came: those that waited for nothing else go on."""
@@ -136,10 +178,14 @@ class LiveLink:
 
     def _resume(self) -> None:
         """Answer a few whose answers are known, then let the loop read: a batch must not hold up known recipients."""
-        for _ in range(min(_SLICE, len(self._known))):
+        waits = self.pace.give_way()
+        many = self.pace.answers(len(self._known)) if waits else _SLICE
+        for _ in range(min(many, len(self._known))):
             pending = self._known.popleft()
             pending.waiter.resume(pending)
-        if self._known:
+        if self._known and waits:
+            self.loop.call_later(TURN, self._resume)
+        elif self._known:
             self.loop.call_soon(self._resume)
 
     def expire(self) -> int:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live look-ups of a worker give way to recipients who need none: fewer in a message, messages further apart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from policyd.link import Live
+from policyd.worker.live import LiveLink, Pending
+from policyd.worker.pace import INTERVAL
+from tests.transport.world import D, settings
+from transport.outcome import Outcome
+
+
+class Turns:
+    """A loop that only notes what it is to call, and after how many seconds of its own clock."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.due.append((0.0, call))
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.due.append((seconds, call))
+
+    def turn(self) -> list[float]:
+        """Make the calls that are due now, whatever they wait for; after how many seconds they were due."""
+        due, self.due = self.due, []
+        for seconds, call in due:
+            self.now += seconds
+            call()
+        return [seconds for seconds, _ in due]
+
+
+class Client:
+    """Who asked; `answered` holds the requests that went on."""
+
+    def __init__(self) -> None:
+        self.answered: list[Any] = []
+
+    def resume(self, pending: Pending) -> None:
+        self.answered.append(pending.request)
+
+
+class Asked:
+    """A LiveLink whose messages are kept, and some strangers who wait."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.client = Client()
+        self.messages: list[list[tuple[str, str, str]]] = []
+        self.seen = 0
+        loop = cast(asyncio.AbstractEventLoop, self.turns)
+        self.link = LiveLink(loop, settings(D), self._send)
+
+    def _send(self, message: tuple[Any, ...]) -> bool:
+        self.messages.append(message[1])
+        return True
+
+    def known(self) -> None:
+        """A recipient who needs no live look-up is answered."""
+        self.link.pace.at_once[0] += 1
+
+    def strangers(self, many: int) -> list[Pending]:
+        """So many further requests that wait for one look-up each."""
+        made = [Pending(self.client, self.seen + number, None, time.monotonic()) for number in range(many)]
+        self.seen += many
+        for one in made:
+            assert self.link.wait(one, [("here", f"x{one.request}", "example.com")], None)
+        return made
+
+    def answer(self, message: list[tuple[str, str, str]]) -> None:
+        """The keeper answers one message: nobody is listed."""
+        now = time.monotonic()
+        for triple in message:
+            self.link.answer(triple, Live((), now, now + 1))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """A link that nobody has used, in a time that passes only in the loop."""
+    made = Asked()
+    monkeypatch.setattr(time, "monotonic", lambda: made.turns.now)
+    return made
+
+
+def test_strangers_alone_are_asked_about_at_once(asked: Asked) -> None:
+    """With nobody else about, all that wait go in one message, in the next turn of the loop."""
+    asked.strangers(300)
+    assert asked.turns.turn() == [0.0]
+    assert [len(message) for message in asked.messages] == [300]
+
+
+def test_beside_known_recipients_messages_are_small_and_apart(asked: Asked) -> None:
+    """Twenty in a message, and the next one no sooner than INTERVAL after it."""
+    asked.strangers(10)
+    asked.turns.turn()
+    asked.known()
+    asked.strangers(60)
+    waited = []
+    while asked.turns.due:
+        waited += asked.turns.turn()
+    assert waited == pytest.approx([INTERVAL] * 3)
+    assert [len(message) for message in asked.messages] == [10, 20, 20, 20]
+
+
+def test_known_recipients_count_for_a_moment_only(asked: Asked) -> None:
+    """A tenth of a second after the last one strangers have the worker for themselves."""
+    asked.known()
+    asked.strangers(10)
+    asked.turns.turn()
+    asked.turns.now += 0.2
+    asked.strangers(60)
+    assert asked.turns.turn() == [0.0]
+    assert [len(message) for message in asked.messages] == [10, 60]
+
+
+def test_a_stranger_beside_known_recipients_does_not_wait_without_need(asked: Asked) -> None:
+    """The first one after a while is asked about at once."""
+    asked.known()
+    asked.strangers(1)
+    assert asked.turns.turn() == [0.0]
+
+
+def test_the_more_strangers_wait_the_more_go_at_once(asked: Asked) -> None:
+    """However many wait, the last one goes within 40 messages: less than half a second."""
+    asked.known()
+    asked.strangers(1000)
+    while asked.turns.due:
+        asked.turns.turn()
+    assert len(asked.messages[0]) == 50
+    assert sum(map(len, asked.messages)) == 1000
+    assert len(asked.messages) <= 40
+
+
+def test_answers_are_handed_out_in_handfuls_beside_known_recipients(asked: Asked) -> None:
+    """A batch of answers does not occupy the worker: two a millisecond, more where many wait."""
+    asked.known()
+    asked.strangers(20)
+    asked.turns.turn()
+    asked.known()
+    asked.answer(asked.messages[0])
+    asked.turns.turn()
+    assert asked.client.answered == [0, 1]
+    while asked.turns.due:
+        assert asked.turns.turn() == [0.001]
+    assert asked.client.answered == list(range(20))
+
+
+def test_an_answer_prepared_before_a_reload_is_not_given_after_it(asked: Asked) -> None:
+    """Who waits while the configuration changes is decided for under the new one."""
+    waiting = asked.strangers(2)
+    for one in waiting:
+        one.otherwise = Outcome("NOTFOUND")
+    asked.turns.turn()
+    asked.answer(asked.messages[0][:1])  # the first one has its answer, and is to go on
+    asked.link.configure(settings(D))
+    assert [one.otherwise for one in waiting] == [None, None]
+
+
+def test_only_a_no_from_everybody_counts_as_one() -> None:
+    """A look-up that failed, or found somebody, is decided about."""
+    pending = Pending(Client(), "x", None, 0.0, Outcome("NOTFOUND"))
+    pending.overlay[("here", "x", "example.com")] = Live((), 0.0, 1.0)
+    assert pending.nobody()
+    pending.overlay[("there", "x", "example.com")] = Live(None, 0.0, 1.0)
+    assert not pending.nobody()
