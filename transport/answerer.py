@@ -24,6 +24,7 @@ from transport.names import Of, Place
 from transport.outcome import Outcome as Outcome
 from transport.record import Row
 from transport.router import PASS_FOREIGN, Router
+from transport.unlisted import ROLES
 
 ADDRESS_MAPS = ("transport", "relay_recipients", "here", "virtual_alias", "recipient_bcc")
 MAPS = (*ADDRESS_MAPS, "relay_domains", "tls_policy")
@@ -54,10 +55,10 @@ class Answerer:
         self._memo: dict[object, Outcome] = {}
         self._quick: dict[tuple[str, str, int], tuple[Sequence[Row], Outcome]] = {}
         self._large: dict[tuple[str, str, bool], Decision] = {}
-        self._strangers: dict[tuple[str, str], Outcome] = {}
+        self._strangers: dict[tuple[str, str, tuple[bool, ...]], Outcome] = {}
         self._observing = any(domain.enabled == "observe" for domain in settings.domains.values())
         self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
-            name: frozenset((*domain.local, *domain.remote))
+            name: (*domain.local, *domain.remote)
             for name, domain in settings.domains.items()
             if domain.enabled == "yes" and not domain.alias_of and not self.router.timed(name)
         }
@@ -99,22 +100,24 @@ class Answerer:
                         return Outcome(OK, external(address.local, address.domain), decision=known.decision)
                     self._take_shortcut(name, address.domain, rows, known)
                     return known
+            elif not rows:
+                stranger = self._stranger(name, address.domain, address.local)
+                if stranger is not None:
+                    return stranger
         place = self.router.names.place(address.domain)
         if place.of is Of.FOREIGN:
             return _FOREIGN
         if place.of in (Of.COPY, Of.CHUNK):
             return self._shadow(name, address, place, now)
         decision = self._decide(address, now)
-        alike = directories is not None and decision.nobody == (address.local, address.domain)
         if decision.verdict is Verdict.ASK:
-            otherwise = self._strangers.get((name, address.domain)) if alike else None
-            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False, otherwise=otherwise)
+            return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
         answer = self._put(name, address, decision)
         keep = decision.keep and decision.until is None and answer.status != TEMP
         outcome = Outcome(answer.status, answer.value, decision=decision, keep=keep)
-        if alike and (decision.verdict is Verdict.UNKNOWN or name in _WITHOUT_LOCAL):
-            self._strangers[name, address.domain] = outcome
-        elif memo_key is not None and keep:
+        if directories is not None and decision.nobody == (address.local, address.domain):
+            return self._know_strangers(name, decision, outcome)
+        if memo_key is not None and keep:
             self._remember(memo_key, name, address, outcome)
         return outcome
 
@@ -128,9 +131,39 @@ class Answerer:
             return None
         if not local.isascii() or not local.isprintable() or local[0] == '"':
             return None  # `parse` knows what these mean
-        rows = self.knowledge.rows(domain, local.lower())
+        local = local.lower()
+        rows = self.knowledge.rows(domain, local)
+        if not rows:
+            stranger = self._stranger(name, domain, local)
+            return None if stranger is None or stranger.ask else stranger
         quick = self._quick.get((name, domain, id(rows)))
         return quick[1] if quick is not None and quick[0] is rows else None
+
+    def _stranger(self, name: str, domain: str, local: str) -> Outcome | None:
+        """The answer for an address without a row in a plain domain; None: it has to be decided.
+
+        It depends on whose "no" counts now, and on nothing else in which strangers differ.
+        """
+        if local in ROLES or len(forms(local, self._delimiters)) > 1:
+            return None
+        directories = self._plain[domain]
+        beliefs = [self.knowledge.no(directory, domain, local) for directory in directories]
+        if None in beliefs:
+            ask = tuple(
+                (directory, local, domain)
+                for directory, believed in zip(directories, beliefs, strict=True)
+                if believed is None
+            )
+            return Outcome(TEMP, "asking", ask=ask, keep=False)
+        return self._strangers.get((name, domain, tuple(map(bool, beliefs))))
+
+    def _know_strangers(self, name: str, decision: Decision, outcome: Outcome) -> Outcome:
+        """Answer all strangers of the domain like this one, while the same "no"s count."""
+        if decision.verdict is Verdict.RELAY and name not in _WITHOUT_LOCAL:
+            return outcome
+        outcome = replace(outcome, shared=True)
+        self._strangers[name, decision.domain, decision.believed] = outcome
+        return outcome
 
     def _take_shortcut(self, name: str, domain: str, rows: Sequence[Row], outcome: Outcome) -> None:
         """Know these very rows again: the index gives one object to all addresses in the same situation.
@@ -142,7 +175,7 @@ class Answerer:
                 self._quick.clear()
             self._quick[(name, domain, id(rows))] = (rows, outcome)
 
-    def _situation(self, name: str, address: Address, directories: frozenset[str], rows: Sequence[Row]) -> object:
+    def _situation(self, name: str, address: Address, directories: Sequence[str], rows: Sequence[Row]) -> object:
         """What the answer depends on, or None when it depends on more (or nobody lists the address)."""
         extended = False
         if not rows:

@@ -20,7 +20,6 @@ class Outcome:
     ask: look-ups to make before asking again: (directory, local, domain). ask_loop: a listed address whose first
     return from its peer has to be looked up (and noted) before asking again.
     keep: may be cached until settings or index change. observe: decided for a domain that is only observed.
-    otherwise: the answer in case all that is to be asked is a "no", where it was given before.
     shared: this very object is the answer of all addresses in one situation, as long as the settings hold.
     """
 
@@ -33,5 +32,4 @@ class Outcome:
     ask_loop: tuple[str, str] | None = None
     keep: bool = True
     observe: bool = False
-    otherwise: Outcome | None = None
     shared: bool = False

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from transport.router import Router
 
 _Shapes = Sequence[tuple[str, str]]
-_ROLES = frozenset(("postmaster", "abuse"))
+ROLES = frozenset(("postmaster", "abuse"))
+"""Local parts with rules of their own (RFC 5321 4.5.1, RFC 2142)."""
 
 
 def unlisted(
@@ -39,22 +40,22 @@ def unlisted(
             **more,
         )
 
-    if base in _ROLES and not question.configured:
+    if base in ROLES and not question.configured:
         role = _role_address(router, question, domain, common())
         if role is not None:
             return role
-    alike = None if match or question.configured or base in _ROLES else address[:2]
-    ask, failed = _unbelieved(question, address, domain, shapes, match=match)
+    believed, ask, failed = _unbelieved(question, address, domain, shapes, match=match)
     if ask:
-        return Decision(
-            Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask), nobody=None if failed else alike
-        )
+        return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
+    alike: dict[str, Any] = {}
+    if len(shapes) == 1 and not match and not question.configured and base not in ROLES:
+        alike = {"nobody": address[:2], "believed": believed}
     if failed:
         reason = f'directory {failed} could not be asked, and its "no" is needed'
-        return common(Verdict.TEMP, reason, directory=failed)
+        return common(Verdict.TEMP, reason, directory=failed, **alike)
     verify = domain.unknown is Unknown.VERIFY
     if not match and domain.unknown is Unknown.REJECT:
-        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"', nobody=alike)
+        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"', **alike)
     if not match and domain.unknown is Unknown.CATCHALL:
         if question.configured:
             return common(reason="named in the configuration, but listed nowhere")
@@ -65,29 +66,32 @@ def unlisted(
         reason = f'below {domain.name} (subdomains = "match"), listed nowhere'
     else:
         reason = f'no directory lists it, unknown = "{domain.unknown.value}"'
-    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify, nobody=alike)
+    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify, **alike)
 
 
 def _unbelieved(
     question: Question, address: Address, domain: Domain, shapes: _Shapes, *, match: bool
-) -> tuple[list[tuple[str, str, str]], str]:
-    """What to ask because a "no" is stale; the directory whose "no" is needed and could not be had, or "".
+) -> tuple[tuple[bool, ...], list[tuple[str, str, str]], str]:
+    """Whose "no" counts; what to ask because a "no" is stale; the directory whose "no" is needed and could not be had,
+    or "".
 
     Needed are those of every `local` directory under relay and verify, of all directories under reject and
     catchall; a `remote` one is asked for its yes in any case.
     """
     strict = domain.unknown in (Unknown.REJECT, Unknown.CATCHALL) and not match
+    all_believed: list[bool] = []
     ask: list[tuple[str, str, str]] = []
     failed = ""
     for directory in (*domain.local, *domain.remote):
         needed = strict or directory in domain.local
         for base, _ in shapes:
             believed = question.knowledge.no(directory, address.domain, base)
+            all_believed.append(bool(believed))
             if believed is None:
                 ask.append((directory, base, address.domain))
             elif not believed and needed:
                 failed = failed or directory
-    return ask, failed
+    return tuple(all_believed), ask, failed
 
 
 def _role_address(router: Router, question: Question, domain: Domain, common: Decision) -> Decision | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transport.outcome import Outcome
+
 SIZE = 50_000
 """Entries of one dictionary; a full new one becomes the old one (cheaper than any order of use)."""
 
@@ -27,7 +29,7 @@ class Cache:
     def __init__(self) -> None:
         self.new: dict[Any, Entry] = {}
         self.old: dict[Any, Entry] = {}
-        self.shared: dict[int, tuple[Entry, object]] = {}
+        self.shared: dict[int, tuple[Entry, Outcome]] = {}
 
     def get(self, key: Any) -> Entry | None:
         """The entry; one found among the old ones becomes a new one again."""

@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol, ABC):
                 if outcome.observe:
                     self.worker.watch(self, request, outcome)
                     return self.refuse("")
-                pending = Pending(self, request, key, started, outcome.otherwise)
+                pending = Pending(self, request, key, started)
                 if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
                     self.pending = pending
                     return None
@@ -243,9 +243,7 @@ class Connection(asyncio.Protocol, ABC):
         knowledge.overlay = pending.overlay
         reply: bytes | None
         try:
-            outcome = pending.otherwise if pending.nobody() else None
-            if outcome is None:
-                outcome = self.outcome(pending.request, time.time())
+            outcome = self.outcome(pending.request, time.time())
             if outcome.ask or outcome.ask_loop:
                 if self.worker.live.wait(pending, outcome.ask, outcome.ask_loop):
                     return
@@ -268,7 +266,8 @@ class Connection(asyncio.Protocol, ABC):
             if known is not None:  # as good as cached, and counted so
                 entry = known[0]
                 entry[1][0] += 1
-                self.cache.put(key, entry)
+                if outcome.keep:
+                    self.cache.put(key, entry)
                 return entry[0]
         reply = self.render(request, outcome)
         decision = outcome.decision
@@ -283,8 +282,9 @@ class Connection(asyncio.Protocol, ABC):
         if worker.debug:
             log.say(log.DEBUG, "decision", map=self.label(request), asked=self.describe(request), answer=outcome.status,
                     verdict=verdict, reason=decision.reason if decision is not None else "")  # fmt: skip
-        elif key is not None and outcome.keep and (decision is None or decision.until is None):
-            self.cache.put(key, (reply, cell))
+        elif key is not None:
+            if outcome.keep and (decision is None or decision.until is None):
+                self.cache.put(key, (reply, cell))
             if outcome.shared:
                 self.cache.shared[id(outcome)] = ((reply, cell), outcome)
         worker.counters.took(time.monotonic() - started)

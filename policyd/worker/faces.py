@@ -40,7 +40,7 @@ class Socketmap(Connection):
         Connection.data_received(self, data)  # super() would cost as much as a look into the cache
 
     def _known(self, data: bytes) -> cache.Entry | None:
-        """One plain frame about a listed address whose situation was answered before: the index is read, nothing
+        """One plain frame about an address whose situation was answered before: the index is read, nothing
         is decided or rendered. None: go the whole way, which finds out what is the matter."""
         kept = self.cache
         if not kept.shared or data in kept.old:
@@ -56,8 +56,9 @@ class Socketmap(Connection):
         known = kept.shared.get(id(outcome)) if outcome is not None else None
         if known is None:
             return None
-        entry = known[0]
-        kept.put(data, entry)
+        entry, outcome = known
+        if outcome.keep:
+            kept.put(data, entry)
         return entry
 
     def answer(self, frame: bytes) -> bytes | None:

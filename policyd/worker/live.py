@@ -13,7 +13,6 @@ from policyd.link import Live
 from policyd.worker.knowledge import Triple
 from policyd.worker.pace import INTERVAL, TURN, Pace
 from transport.config.settings import Settings
-from transport.outcome import Outcome
 
 MAX_WAITING = 1000
 """Requests of one worker that wait for a live answer; beyond: TEMP at once."""
@@ -39,27 +38,12 @@ class Waiter(Protocol):
 class Pending:
     """One request that waits.
 
-    overlay: live answers that this request has got so far. needs: what is still out. otherwise: the answer in case they
-    all are a "no".
+    overlay: live answers that this request has got so far. needs: what is still out. failed: keeper gone or late.
     """
 
-    __slots__ = (
-        "deadline",
-        "end",
-        "key",
-        "loop",
-        "needs",
-        "otherwise",
-        "overlay",
-        "request",
-        "rounds",
-        "started",
-        "waiter",
-    )
+    __slots__ = ("deadline", "end", "key", "loop", "needs", "overlay", "request", "rounds", "started", "waiter")
 
-    def __init__(
-        self, waiter: Waiter, request: Any, key: Any, started: float, otherwise: Outcome | None = None
-    ) -> None:
+    def __init__(self, waiter: Waiter, request: Any, key: Any, started: float) -> None:
         self.waiter = waiter
         self.request = request
         self.key = key
@@ -70,11 +54,6 @@ class Pending:
         self.needs: set[Triple] = set()
         self.loop: tuple[str, str] | None = None
         self.overlay: dict[Triple, Live] = {}
-        self.otherwise = otherwise
-
-    def nobody(self) -> bool:
-        """Whether everything that was asked is a "no"."""
-        return all(live.records == () for live in self.overlay.values())
 
 
 class LiveLink:
@@ -96,12 +75,6 @@ class LiveLink:
         self._known: deque[Pending] = deque()
         self.pace = Pace()
         self._sent_at = 0.0  # CLOCK_MONOTONIC of the last message
-
-    def configure(self, settings: Settings) -> None:
-        """Take new settings: answers prepared under the old ones count no more."""
-        self.settings = settings
-        for pending in (*self.waiting, *self._known):
-            pending.otherwise = None
 
     def wait(self, pending: Pending, ask: Iterable[Triple], loop: tuple[str, str] | None) -> bool:
         """Ask for `ask` and `loop`, and call `pending.waiter.resume` later. False: no room, answer TEMP now."""

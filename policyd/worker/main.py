@@ -272,7 +272,7 @@ class Worker:
         self.settings = settings
         self.knowledge.configure(settings)
         self.answerer = answerer
-        self.live.configure(settings)
+        self.live.settings = settings
         self.networks = listen.networks(settings.daemon.allow)
         self.renew()
         self._forget()

@@ -14,7 +14,6 @@ from policyd.link import Live
 from policyd.worker.live import LiveLink, Pending
 from policyd.worker.pace import INTERVAL
 from tests.transport.world import D, settings
-from transport.outcome import Outcome
 
 
 class Turns:
@@ -152,23 +151,3 @@ def test_answers_are_handed_out_in_handfuls_beside_known_recipients(asked: Asked
     while asked.turns.due:
         assert asked.turns.turn() == [0.001]
     assert asked.client.answered == list(range(20))
-
-
-def test_an_answer_prepared_before_a_reload_is_not_given_after_it(asked: Asked) -> None:
-    """Who waits while the configuration changes is decided for under the new one."""
-    waiting = asked.strangers(2)
-    for one in waiting:
-        one.otherwise = Outcome("NOTFOUND")
-    asked.turns.turn()
-    asked.answer(asked.messages[0][:1])  # the first one has its answer, and is to go on
-    asked.link.configure(settings(D))
-    assert [one.otherwise for one in waiting] == [None, None]
-
-
-def test_only_a_no_from_everybody_counts_as_one() -> None:
-    """A look-up that failed, or found somebody, is decided about."""
-    pending = Pending(Client(), "x", None, 0.0, Outcome("NOTFOUND"))
-    pending.overlay[("here", "x", "example.com")] = Live((), 0.0, 1.0)
-    assert pending.nobody()
-    pending.overlay[("there", "x", "example.com")] = Live(None, 0.0, 1.0)
-    assert not pending.nobody()

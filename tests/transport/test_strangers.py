@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stranger is answered once every directory says no is known before they are asked: for all strangers of a
-domain alike, and never for anybody else."""
+"""Strangers of a domain are answered alike while the same "no"s count, and nobody else is answered like them."""
 
 from __future__ import annotations
 
@@ -8,9 +7,10 @@ from itertools import product
 
 import pytest
 
-from tests.transport.world import NOW, D, World, answerer, domain
+from tests.transport.world import NOW, D, World, answerer, domain, value
 from transport.answerer import ADDRESS_MAPS, Answerer
 from transport.config.settings import Destination, Domain, Unknown
+from transport.outcome import Outcome
 
 DESTINATIONS = (
     Destination("s", hosts=("s.example.net",)),
@@ -45,56 +45,57 @@ STATES = list(product(("known", "stale", "dead"), repeat=2))
 
 
 @pytest.mark.parametrize("one", DOMAINS, ids=lambda one: f"{one.unknown.name}-{one.subdomains}")
-def test_the_prepared_answer_is_the_one_that_deciding_again_gives(one: Domain) -> None:
-    """For every domain, map, address and state of the directories: prepared or decided anew is the same."""
-    prepared_answers = 0
-    for destination, name, states in product(DESTINATIONS, ADDRESS_MAPS, STATES):
+def test_nobody_is_answered_otherwise_because_others_were_asked_about(one: Domain) -> None:
+    """For every domain, map, address and state of the directories: what is remembered is what deciding gives."""
+    remembered = 0
+    for destination, name in product(DESTINATIONS, ADDRESS_MAPS):
         world, faces = faces_of(one, destination)
-        faces.map(name, "somebody@example.com", NOW)
-        among = dict(zip(("here", "there"), states, strict=True))
-        for local, place in product(LOCALS, PLACES):
+        for states, place, local in product(2 * STATES, PLACES, LOCALS):
             key = f"{local}@{place}"
-            world.stale = {which for which, state in among.items() if state == "stale"}
-            world.dead = {which for which, state in among.items() if state == "dead"}
-            prepared = faces.map(name, key, NOW).otherwise
-            world.stale = set()  # all that were asked said no
-            fresh = Answerer(faces.settings, world).map(name, key, NOW)
-            if prepared is not None:
-                prepared_answers += 1
-                assert (prepared.status, prepared.value) == (fresh.status, fresh.value), (key, among)
-                assert prepared.decision is not None
-                assert fresh.decision is not None
-                assert prepared.decision.verdict is fresh.decision.verdict
-            faces.map(name, key, NOW)
-    assert bool(prepared_answers) == (one.unknown is not Unknown.CATCHALL and one.destination != "")
+            world.stale = {which for which, state in zip(("here", "there"), states, strict=True) if state == "stale"}
+            world.dead = {which for which, state in zip(("here", "there"), states, strict=True) if state == "dead"}
+            decided = Answerer(faces.settings, world).map(name, key, NOW)
+            shared = faces.shared(name, key.encode())
+            if shared is not None:
+                remembered += not shared.keep
+                assert summary(shared) == summary(decided), (name, key, states)
+            assert summary(faces.map(name, key, NOW)) == summary(decided), (name, key, states)
+    assert remembered
+
+
+def summary(outcome: Outcome) -> tuple[object, ...]:
+    """All of an outcome that an MTA, a log or a metric sees."""
+    verdict = outcome.decision.verdict if outcome.decision is not None and not outcome.ask else None
+    reason = outcome.decision.reason if outcome.decision is not None and not outcome.ask else ""
+    return outcome.status, outcome.value, outcome.ask, outcome.keep, verdict, reason
 
 
 @pytest.mark.parametrize("name", ["transport", "relay_recipients"])
-def test_the_second_stranger_of_a_domain_has_a_prepared_answer(world: World, name: str) -> None:
-    """The first one is decided; whoever comes after that is answered alike."""
+def test_the_second_stranger_of_a_domain_is_not_decided_anew(world: World, name: str) -> None:
+    """While the same "no"s count, all strangers share one outcome; with other ones they share another."""
     faces = answerer(world, D)
-    world.stale = {"here"}
-    assert faces.map(name, "x1@example.com", NOW).otherwise is None
-    world.stale = set()
-    decided = faces.map(name, "x1@example.com", NOW)
-    world.stale = {"here"}
-    assert faces.map(name, "x2@example.com", NOW).otherwise is decided
+    assert faces.shared(name, b"x1@example.com") is None
+    first = faces.map(name, "x1@example.com", NOW)
+    assert faces.shared(name, b"x2@example.com") is first
+    assert faces.map(name, "x3@example.com", NOW) is first
+    world.dead = {"there"}
+    assert faces.shared(name, b"x2@example.com") is None
+    assert faces.map(name, "x2@example.com", NOW).status == "TEMP"
 
 
-def test_nothing_is_prepared_while_another_directory_cannot_be_asked(world: World) -> None:
-    """One says no, the other one does not answer: that is TEMP, whatever strangers were told before."""
+def test_a_stranger_is_asked_about_whatever_others_were_told(world: World) -> None:
+    """A "no" that is stale has to be asked for, however many strangers came before."""
     faces = answerer(world, D)
     faces.map("transport", "x1@example.com", NOW)
-    world.stale, world.dead = {"here"}, {"there"}
-    assert faces.map("transport", "x2@example.com", NOW).otherwise is None
+    world.stale = {"here"}
+    assert faces.shared("transport", b"x2@example.com") is None
+    assert faces.map("transport", "x2@example.com", NOW).ask == (("here", "x2", "example.com"),)
 
 
-def test_nothing_is_prepared_for_an_alias_of_a_stranger(world: World) -> None:
-    """The list is listed, its member has to be asked about: a "no" about him is none about the list."""
+def test_the_member_of_a_list_says_nothing_about_the_list(world: World) -> None:
+    """The list is listed, its only member is a stranger: neither is answered like the other."""
     world.add("list@example.com", targets=["nobody@example.com"])
     faces = answerer(world, D)
-    faces.map("relay_recipients", "x1@example.com", NOW)
-    world.stale = {"here"}
-    asking = faces.map("relay_recipients", "list@example.com", NOW)
-    assert asking.ask
-    assert asking.otherwise is None
+    for key in ("x1@example.com", "list@example.com", "nobody@example.com", "list@example.com"):
+        answer = faces.map("virtual_alias", key, NOW)
+        assert (answer.status, answer.value) == value(answerer(world, D), "virtual_alias", key)
