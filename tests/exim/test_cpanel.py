@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.exim.site import Directory, ask
+from tests.exim.listener import ask
+from tests.exim.people import Directory
+from tests.exim.tree import put
 from tests.mta.daemon import Splitmx
 from tests.mta.exim import EximInstance, missing
 from tests.mta.places import new_folder
@@ -28,13 +30,6 @@ from transport.directories.base import DirectoryError, Listing
 from transport.record import Kind, Record
 
 Cleaned = Callable[[Callable[[], object]], None]
-
-
-def put(root: Path, name: str, text: str) -> None:
-    """One file of the tree."""
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 @pytest.fixture

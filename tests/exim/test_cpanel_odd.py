@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.exim.tree import put
 from transport.checks import cpanel as check
 from transport.config.settings import Destination, Domain, FileOptions, Settings
 from transport.config.settings import Directory as Table
@@ -20,13 +21,6 @@ from transport.record import Kind, Record
 
 PASSWD = "home/acme/etc/example.com/passwd"
 VALIASES = "etc/valiases/example.com"
-
-
-def put(root: Path, name: str, data: bytes) -> None:
-    """One file of the tree."""
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 @pytest.fixture

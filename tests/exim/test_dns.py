@@ -13,7 +13,8 @@ import dns.message
 import pytest
 
 from tests.checks.zone import Zone
-from tests.exim.site import Site, Stub, exim_conf
+from tests.exim.listener import Stub
+from tests.exim.site import Site, exim_conf
 from tests.mta.exim import EximInstance
 from tests.mta.places import new_address
 from tests.mta.recording import RecordingSmtp, certificate, tls_context

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.exim.site import Site, Stub, exim_conf
+from tests.exim.listener import Stub
+from tests.exim.site import Site, exim_conf
 from tests.mta.exim import EximInstance
 from tests.mta.sending import OUTSIDE, Sent, send
 from tests.mta.waiting import wait_for

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.exim.site import Directory, Site, exim_conf
+from tests.exim.configuration import toml
+from tests.exim.people import Directory
+from tests.exim.site import Site, exim_conf
 from tests.mta.daemon import Splitmx
 from tests.mta.exim import EximInstance
 from tests.mta.places import new_folder
@@ -144,19 +145,6 @@ def test_answers_equal_the_maps(site: Site, population: list[str]) -> None:
         agree(address)
 
 
-def _static(site: Site, only: Callable[[str], bool]) -> str:
-    """The site's configuration with fewer domains."""
-    text = site.toml()
-    kept = []
-    for block in re.split(r"(?m)^(?=\[)", text):
-        name = re.match(r'\[domains\."([^"]+)"\]', block)
-        if (name and not only(name[1])) or block.startswith("[waves"):
-            continue
-        kept.append(block)
-    tomllib.loads("".join(kept))
-    return "".join(kept)
-
-
 DUALS = ("dual.example", "dualtenant.example", "dualstrip.example", "dualboth.example", "dualquiet.example")
 
 
@@ -165,7 +153,7 @@ def test_static_alone(site: Site, population: list[str], cleaned: Cleaned, map_t
     """Files alone give the same routing as the daemon, extensions included, and need no daemon."""
     strict = ("example.com", "alias.example", "strip.example", "tenant-users.example", "quiet.example",
               "xn--bcher-kva.example", *DUALS)  # fmt: skip
-    text = _static(site, lambda name: name in strict).replace("[daemon]\nexim =", "[daemon]\n#")
+    text = toml(site, only=strict).replace("[daemon]\nexim =", "[daemon]\n#")
     config = site.folder / f"static-{map_type}.toml"
     config.write_text(text)
     settings = load_text(text, str(config), site.folder)

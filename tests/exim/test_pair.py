@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e.site import Site as PostfixSite
-from tests.exim.site import Directory, ask, exim_conf
+from tests.exim.listener import ask
+from tests.exim.people import Directory
+from tests.exim.site import exim_conf
 from tests.mta.daemon import Splitmx
 from tests.mta.exim import EximInstance, missing
 from tests.mta.places import new_address, new_folder

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,19 +16,19 @@ Stamp = tuple[int, int, int]
 def stamp(options: FileOptions, domains: Sequence[str]) -> Stamp:
     """Another value whenever a file was changed, replaced, added or removed. Never raises; it may wait for a disk."""
     path = Path(options.path)
-    if options.format == "cpanel":
-        try:
+    try:
+        if options.format == "cpanel":
             return _all(cpanel.watched(path, domains))
-        except (DirectoryError, ValueError):
-            return (0, 0, 0)
-    if options.format == "cpanel-uapi" and path.is_dir():
-        return _all([path, *sorted(path.glob("*.json"))])
+        if options.format == "cpanel-uapi" and path.is_dir():
+            return _all([path, *sorted(path.glob("*.json"))])
+    except (DirectoryError, OSError, ValueError):
+        return (0, 0, 0)
     return _one(path)
 
 
 def _one(path: Path) -> Stamp:
     try:
-        status = os.stat(path)  # noqa: PTH116  a poll
+        status = path.stat()
     except (OSError, ValueError):
         return (0, 0, 0)
     return status.st_ino, status.st_size, status.st_mtime_ns
