@@ -15,9 +15,9 @@ INTERVAL = 0.010
 TURN = 0.001
 """Seconds between two handfuls of live answers, while others are asked about."""
 
-_LEAST = 20  # addresses of one message: 2,000 a second
-_PART = 20  # of what waits, a twentieth goes at once: however many wait, the last one goes within 0.4 s
-_HANDFUL, _HANDFULS = 2, 10  # answers handed out at once: two, or a tenth of what is there
+_LEAST = 10  # addresses of one message: 1,000 a second
+_PART = 10  # of what waits, a tenth goes at once: however many wait, the last one goes within 0.4 s
+_HANDFUL, _HANDFULS = 1, 10  # answers handed out at once: one, or a tenth of what is there
 _LINGER = 0.1  # seconds since somebody was answered at once, until strangers have the worker for themselves
 
 
