@@ -7,7 +7,6 @@ Workers serve on from the index while it is down; ages of directories then run o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -39,7 +38,6 @@ from transport.sync import SyncReport
 
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
-_NICE = 5  # where both want a core, workers get three quarters of it, and wait less for it
 
 
 class Keeper:
@@ -407,8 +405,6 @@ async def _main(
     settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
 ) -> None:
     quiet(asyncio.get_running_loop())
-    with contextlib.suppress(OSError):  # a sandbox may refuse it
-        os.nice(_NICE)
     sys.setswitchinterval(0.002)  # a compare in a thread must not hold live answers up
     keeper = Keeper(asyncio.get_running_loop(), settings, text, listeners, up)
     for number, sock in workers.items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ SERVICES = """\
 {ip}:25   inet  n - {c} - - smtpd
 pickup    unix  n - {c} 60 1 pickup
 cleanup   unix  n - {c} - 0 cleanup
-qmgr      unix  n - n 300 1 qmgr
+qmgr      unix  n - n 2 1 qmgr
 tlsmgr    unix  - - {c} 1000? 1 tlsmgr
 rewrite   unix  - - {c} - - trivial-rewrite
 bounce    unix  - - {c} - 0 bounce
@@ -165,10 +166,24 @@ class PostfixInstance:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def reload(self) -> None:
-        """`postfix reload`, and wait until it was done."""
+        """`postfix reload`, and wait until it was done: an idle smtpd(8) might take one more client as before."""
         before = self.text().count("refreshing")
+        old = self._idle_smtpds()
         self.command("postfix", "reload")
         wait_for(lambda: self.text().count("refreshing") > before and self._reloaded() > before, 15, self.tail)
+        wait_for(lambda: not old & self._idle_smtpds(), 15, self.tail)
+
+    def _idle_smtpds(self) -> set[str]:
+        """Process ids of smtpd(8) without a client."""
+        master = (self.queue / "pid/master.pid").read_text().strip()
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                head, _, tail = stat.read_text().rpartition(") ")
+                if head.endswith("(smtpd") and tail.split()[1] == master:  # proc(5): state, ppid
+                    found.add(stat.parent.name)
+        last = dict(re.findall(r"/smtpd\[(\d+)\]: (connect|disconnect) from", self.text()))
+        return {pid for pid in found if last.get(pid) != "connect"}
 
     def _reloaded(self) -> int:
         return len(re.findall(r"postfix/master\[\d+\]: reload|/master\[\d+\]: reload", self.text()))
