@@ -71,7 +71,8 @@ class LiveLink:
         self.waiting: dict[Pending, None] = {}
         self._by_triple: dict[Triple, list[Pending]] = {}
         self._by_loop: dict[tuple[str, str], list[Pending]] = {}
-        self._outbox: list[Triple] = []
+        self._outbox: dict[Triple, None] = {}  # in their order; somebody waits for each of them
+        self._planned = False
         self._known: deque[Pending] = deque()
         self.pace = Pace()
         self._sent_at = 0.0  # CLOCK_MONOTONIC of the last message
@@ -97,9 +98,8 @@ class LiveLink:
             others = self._by_triple.get(triple)
             if others is None:
                 self._by_triple[triple] = [pending]
-                if not self._outbox:
-                    self._plan(now)
-                self._outbox.append(triple)
+                self._outbox[triple] = None
+                self._plan(now)
             else:
                 others.append(pending)
         if loop is not None:
@@ -110,7 +110,10 @@ class LiveLink:
         return True
 
     def _plan(self, now: float) -> None:
-        """Say when what is in the outbox goes."""
+        """Say when what is in the outbox goes, unless that is said."""
+        if self._planned:
+            return
+        self._planned = True
         if self.pace.give_way():
             self.loop.call_later(max(0.0, self._sent_at + INTERVAL - now), self._flush)
         elif len(self._by_triple) > _MANY:  # the keeper has enough to do: send what gathers in a moment
@@ -119,18 +122,23 @@ class LiveLink:
             self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        many = len(self._outbox)
+        self._planned = False
+        going = list(self._outbox)
         if self.pace.give_way():
-            many = self.pace.questions(many)
-        going, self._outbox = self._outbox[:many], self._outbox[many:]
+            del going[self.pace.questions(len(going)) :]
+        if not going:
+            return
+        for triple in going:
+            del self._outbox[triple]
         self._sent_at = time.monotonic()
-        if going and not self.send(("ask", going)):
+        if not self.send(("ask", going)):
             self.keeper_gone()
         if self._outbox:
             self._plan(self._sent_at)
 
     def answer(self, triple: Triple, result: Live) -> None:
         """A live answer came: those that waited for nothing else go on."""
+        self._outbox.pop(triple, None)  # somebody else has asked
         for pending in self._by_triple.pop(triple, ()):
             pending.overlay[triple] = result
             pending.needs.discard(triple)
@@ -202,6 +210,7 @@ class LiveLink:
                     others.remove(pending)
                 if not others:
                     del self._by_triple[triple]
+                    self._outbox.pop(triple, None)
         if pending.loop is not None:
             others = self._by_loop.get(pending.loop)
             if others is not None:

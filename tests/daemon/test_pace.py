@@ -128,6 +128,60 @@ def test_a_stranger_beside_known_recipients_does_not_wait_without_need(asked: As
     assert asked.turns.turn() == [0.0]
 
 
+def test_nobody_is_asked_about_for_a_client_that_is_gone(asked: Asked) -> None:
+    """Whoever gave up while the question waited is not asked about any more; who comes after that is, once."""
+    asked.known()
+    gone = asked.strangers(30)
+    asked.turns.turn()
+    for one in gone[10:]:
+        asked.link.drop(one)
+    asked.seen = 10
+    asked.strangers(3)
+    while asked.turns.due:
+        asked.known()
+        asked.turns.turn()
+    assert asked.messages[1:] == [[("here", f"x{number}", "example.com") for number in (10, 11, 12)]]
+
+
+def test_what_the_keeper_tells_unasked_is_not_asked_for(asked: Asked) -> None:
+    """An answer that another worker or `explain` brought serves who waits here."""
+    asked.known()
+    asked.strangers(11)
+    asked.turns.turn()
+    asked.answer([("here", "x10", "example.com")])
+    while asked.turns.due:
+        asked.known()
+        asked.turns.turn()
+    assert asked.client.answered == [10]
+    assert len(asked.messages) == 1
+
+
+def test_a_new_keeper_is_not_asked_what_the_old_one_left(asked: Asked) -> None:
+    """When the keeper dies all who wait are told so at once, and nothing of theirs is sent later."""
+    asked.known()
+    asked.strangers(30)
+    asked.turns.turn()
+    asked.link.keeper_gone()
+    assert len(asked.client.answered) == 30
+    while asked.turns.due:
+        asked.turns.turn()
+    assert [len(message) for message in asked.messages] == [10]
+
+
+def test_the_pace_is_kept_when_the_queue_was_empty_in_between(asked: Asked) -> None:
+    """However often the questions that waited were dropped, there is one message in INTERVAL."""
+    asked.known()
+    asked.strangers(30)
+    asked.turns.turn()
+    for _ in range(5):
+        for one in list(asked.link.waiting):
+            asked.link.drop(one)
+        asked.strangers(30)
+    asked.known()
+    asked.turns.turn()
+    assert len(asked.messages) == 2
+
+
 def test_the_more_strangers_wait_the_more_go_at_once(asked: Asked) -> None:
     """However many wait, the last one goes within 40 messages: less than half a second."""
     asked.strangers(1000)
