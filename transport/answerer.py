@@ -115,7 +115,7 @@ class Answerer:
         answer = self._put(name, address, decision)
         keep = decision.keep and decision.until is None and answer.status != TEMP
         outcome = Outcome(answer.status, answer.value, decision=decision, keep=keep)
-        if directories is not None and decision.nobody == (address.local, address.domain):
+        if directories is not None and decision.believed and (decision.base, decision.domain) == address[:2]:
             return self._know_strangers(name, decision, outcome)
         if memo_key is not None and keep:
             self._remember(memo_key, name, address, outcome)

@@ -50,8 +50,8 @@ class Decision:
     keep: the answer stays true for the whole generation (no "no", no live answer, no time behind it).
     ask: with ASK, the (directory, local, domain) look-ups that would settle it.
     until: unix time at which this decision may change by itself (a wave, delivery_until), or None.
-    nobody: the unlisted (local, domain) that was decided about, where all such addresses of the domain are treated
-        alike; believed: whose "no" counted then, in the order of the domain's directories, `local` first.
+    believed: of an unlisted address that is treated like all others of its domain: whose "no" counted, in the order of
+        the domain's directories, `local` first. () else.
     """
 
     verdict: Verdict
@@ -79,5 +79,4 @@ class Decision:
     keep: bool = True
     ask: tuple[tuple[str, str, str], ...] = ()
     until: float | None = None
-    nobody: tuple[str, str] | None = None
     believed: tuple[bool, ...] = ()

@@ -47,15 +47,14 @@ def unlisted(
     believed, ask, failed = _unbelieved(question, address, domain, shapes, match=match)
     if ask:
         return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
-    alike: dict[str, Any] = {}
-    if len(shapes) == 1 and not match and not question.configured and base not in ROLES:
-        alike = {"nobody": address[:2], "believed": believed}
+    if len(shapes) > 1 or match or question.configured or base in ROLES:
+        believed = ()  # others of the domain are treated in other ways
     if failed:
         reason = f'directory {failed} could not be asked, and its "no" is needed'
-        return common(Verdict.TEMP, reason, directory=failed, **alike)
+        return common(Verdict.TEMP, reason, directory=failed, believed=believed)
     verify = domain.unknown is Unknown.VERIFY
     if not match and domain.unknown is Unknown.REJECT:
-        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"', **alike)
+        return common(reason=f'no directory lists it, unknown = "{domain.unknown.value}"', believed=believed)
     if not match and domain.unknown is Unknown.CATCHALL:
         if question.configured:
             return common(reason="named in the configuration, but listed nowhere")
@@ -66,7 +65,7 @@ def unlisted(
         reason = f'below {domain.name} (subdomains = "match"), listed nowhere'
     else:
         reason = f'no directory lists it, unknown = "{domain.unknown.value}"'
-    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify, **alike)
+    return common(Verdict.RELAY, reason, destination=domain.destination, verify=verify, believed=believed)
 
 
 def _unbelieved(
