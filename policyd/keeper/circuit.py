@@ -14,6 +14,11 @@ FIRST_PROBE, LAST_PROBE = 0.25, 5.0
 """Seconds between probes: the first after 250 ms, then ever less often, each with jitter."""
 
 
+def spread(seconds: float, chance: random.Random | None = None) -> float:
+    """Up to a quarter more or less, so that many hosts do not come back to one server at the same moment."""
+    return seconds * (chance or random.Random()).uniform(0.75, 1.25)  # noqa: S311  guards nothing
+
+
 class Circuit:
     """open: each question is answered "could not be asked" at once. why: for logs and `status`."""
 
@@ -24,7 +29,7 @@ class Circuit:
         self.since = 0.0
         self._window: deque[bool] = deque(maxlen=WINDOW)
         self._wait = FIRST_PROBE
-        self._chance = chance or random.Random()  # noqa: S311  spreads probes, guards nothing
+        self._chance = chance
 
     def answered(self) -> None:
         """A query came back in time, with whatever answer."""
@@ -51,7 +56,7 @@ class Circuit:
         """Seconds until the next probe."""
         wait = self._wait
         self._wait = min(LAST_PROBE, self._wait * 2)
-        return wait * self._chance.uniform(0.75, 1.25)
+        return spread(wait, self._chance)
 
     def close(self) -> None:
         """A probe came back as it should."""

@@ -8,11 +8,11 @@ nobody ever notifies, everything goes on as without it.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable
 
 from policyd import log
+from policyd.keeper.circuit import spread
 from transport.config.settings import Directory
 from transport.directories.base import DirectoryError
 from transport.directories.sql_listen import Address, CannotListenError, Listener, can_listen
@@ -60,7 +60,7 @@ class Listening:
                 continue
             except DirectoryError as error:
                 self.why = error.what  # the readings complain
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  only spreads
+                await asyncio.sleep(spread(pause))
                 pause = min(_LAST, pause * 2)
                 continue
             began = self.loop.time()
@@ -77,7 +77,7 @@ class Listening:
                 listener.close()
             if self.loop.time() - began > _LAST:
                 pause = _FIRST
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311  only spreads
+            await asyncio.sleep(spread(pause))
             pause = min(_LAST, pause * 2)
 
     def _readable(self, listener: Listener, lost: asyncio.Event) -> None:

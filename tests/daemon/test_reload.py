@@ -12,6 +12,7 @@ import pytest
 
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.waiting import wait_for
+from tests.servers.slapd import Slapd
 
 
 def test_reload_swaps_settings_without_dropping_a_connection(site: Site) -> None:
@@ -103,11 +104,11 @@ def test_sigterm_answers_what_was_sent(site: Site) -> None:
 
 
 @pytest.mark.directory
-def test_sigterm_waits_for_a_live_answer(sites: Callable[..., Site], slapd: object) -> None:
+def test_sigterm_waits_for_a_live_answer(sites: Callable[..., Site], slapd: Slapd) -> None:
     """A request that waits for a directory when SIGTERM comes gets an answer, not an end of file."""
     site = _with_slapd(sites, slapd)
     wait_for(lambda: site.status()["directories"]["corp"]["age"] > 1.1, 5)
-    slapd.hang()  # type: ignore[attr-defined]
+    slapd.hang()
     try:
         client = site.client()
         client.send("transport", "stranger@example.com")
@@ -117,7 +118,7 @@ def test_sigterm_waits_for_a_live_answer(sites: Callable[..., Site], slapd: obje
         assert client.receive()[0] == "TEMP"
         assert site.splitmx.process.wait(10) == 0
     finally:
-        slapd.cont()  # type: ignore[attr-defined]
+        slapd.cont()
 
 
 def _with_slapd(sites: Callable[..., Site], slapd: object) -> Site:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,9 +43,9 @@ class Database:
                 quoted = quoted.replace("\\", "\\\\")
             self.run(f"INSERT INTO recipients (address) VALUES ('{quoted}')")
 
-    def source(self, query: str = QUERY, **options: object) -> SqlSource:
+    def source(self, query: str = QUERY, **options: Any) -> SqlSource:
         """A source on this database, closed with the test."""
-        made = SqlSource("here", SqlOptions(url=self.url, query=query, **options))  # type: ignore[arg-type]
+        made = SqlSource("here", SqlOptions(url=self.url, query=query, **options))
         self.sources.append(made)
         return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,14 +29,14 @@ def make(samba_ad: SambaAd, tmp_path: Path) -> Iterator[Make]:
     secret = str(samba_ad.secret_file(tmp_path))
     made: list[LdapSource] = []
 
-    def source(url: str = "", **options: object) -> LdapSource:
-        known: dict[str, object] = {
+    def source(url: str = "", **options: Any) -> LdapSource:
+        known: dict[str, Any] = {
             "schema": "active-directory",
             "bind_dn": samba_ad.admin,
             "bind_password_file": secret,
             "base": samba_ad.base,
         }
-        made.append(LdapSource("ad", LdapOptions((url or samba_ad.url,), **(known | options))))  # type: ignore[arg-type]
+        made.append(LdapSource("ad", LdapOptions((url or samba_ad.url,), **(known | options))))
         return made[-1]
 
     yield source

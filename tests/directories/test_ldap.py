@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,15 +31,15 @@ def make(slapd: Slapd, ldap_secret: Path) -> Iterator[Make]:
     ldap_connect._rings.clear()
     made: list[LdapSource] = []
 
-    def source(*urls: str, **options: object) -> LdapSource:
-        known: dict[str, object] = {
+    def source(*urls: str, **options: Any) -> LdapSource:
+        known: dict[str, Any] = {
             "bind_dn": slapd.admin,
             "bind_password_file": str(ldap_secret),
             "base": slapd.suffix,
             "filter": "(mail=*)",
             "address_attributes": ("mail", "mailAlternateAddress"),
         }
-        made.append(LdapSource("corp", LdapOptions(urls or (slapd.url,), **(known | options))))  # type: ignore[arg-type]
+        made.append(LdapSource("corp", LdapOptions(urls or (slapd.url,), **(known | options))))
         return made[-1]
 
     yield source

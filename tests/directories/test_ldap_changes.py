@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -65,7 +66,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Slapd]:
     made.close()
 
 
-def options_of(server: Slapd, folder: Path, **more: object) -> LdapOptions:
+def options_of(server: Slapd, folder: Path, **more: Any) -> LdapOptions:
     """People with an address, groups with members."""
     return LdapOptions(
         (server.url,),
@@ -73,7 +74,7 @@ def options_of(server: Slapd, folder: Path, **more: object) -> LdapOptions:
         bind_password_file=str(server.secret_file(folder)),
         base=server.suffix,
         schema="openldap",
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

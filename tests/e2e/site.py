@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tests.mta.daemon import Splitmx
 from tests.mta.places import new_folder
@@ -197,9 +198,9 @@ class Site:
 
     # mails
 
-    def send(self, *recipients: str, sender: str = "me@away.test", client: str = OUTSIDE, **more: object) -> Sent:
+    def send(self, *recipients: str, sender: str = "me@away.test", client: str = OUTSIDE, **more: Any) -> Sent:
         """A message to this Postfix, from outside unless `client` says otherwise."""
-        return send(self.mta.ip, sender, recipients, client=client, **more)  # type: ignore[arg-type]
+        return send(self.mta.ip, sender, recipients, client=client, **more)
 
     def tails(self) -> str:
         """The ends of both logs, for failures."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ from transport.mta.postfix_plan import make
 from transport.mta.postfix_text import script
 
 
-def prepared(cleaned: Cleaned, **more: object) -> Site:
+def prepared(cleaned: Cleaned, **more: Any) -> Site:
     """A site whose Postfix has all lines; neither of them runs."""
-    site = Site(cleaned, **more)  # type: ignore[arg-type]
+    site = Site(cleaned, **more)
     found, plan = planned(site)
     site.mta.apply(script(plan, found))
     return site
@@ -146,7 +147,7 @@ def unguarded(site: Site) -> None:
     site.mta.set(transport_maps="socketmap:unix:splitmx/socketmap.sock:transport")
 
 
-TRAPS: dict[str, tuple[Change, str, dict[str, object]]] = {
+TRAPS: dict[str, tuple[Change, str, dict[str, Any]]] = {
     "here in a recipient parameter": (
         swap("relay_recipient_maps", ":relay_recipients}", ":here}"),
         "uses the map here",
@@ -222,7 +223,7 @@ def test_trap_is_named(cleaned: Cleaned, name: str) -> None:
     """Each trap is found where it is set, and not before."""
     change, text, options = TRAPS[name]
     before = name not in ("postmaster gets the bounces",)
-    site = prepared(cleaned, **options) if before else Site(cleaned, **options)  # type: ignore[arg-type]
+    site = prepared(cleaned, **options) if before else Site(cleaned, **options)
     site.maps.mkdir()
     (site.maps / "relay_domains").write_text("/^example\\.com$/ x\n")
     assert not before or not has(site, text)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -81,9 +82,9 @@ class Setup:
         types = () if any(word.startswith("--type") for word in words) else ("--type=lmdb",)
         return self.splitmx("build", "--output", str(self.maps), *types, *words, check=check)
 
-    def report(self, *words: str) -> Mapping[str, object]:
+    def report(self, *words: str) -> Mapping[str, Any]:
         """The same with --json."""
-        found: Mapping[str, object] = json.loads(self.build("--json", *words, check=False).stdout)
+        found: Mapping[str, Any] = json.loads(self.build("--json", *words, check=False).stdout)
         return found
 
     def stamps(self) -> dict[str, tuple[int, int]]:

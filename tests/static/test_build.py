@@ -173,7 +173,7 @@ def test_what_cannot_be_decided_has_no_line_and_is_told(setup: Setup) -> None:
     assert "#sharp@example.com" in done.stdout
     assert setup.look_up("lmdb:transport", "odd@example.com") == ""
     report = setup.report()
-    assert sum(report["left_out"].values()) == 2  # type: ignore[attr-defined]
+    assert sum(report["left_out"].values()) == 2
     assert report["complete"] is False
 
 

@@ -47,7 +47,10 @@ class Site:
 
     def status(self) -> dict[str, dict[str, dict[str, object]]]:
         """`splitmx status --json`'s source."""
-        return request(f"{self.folder}/control.sock", {"do": "status"})["status"]  # type: ignore[no-any-return]
+        found: dict[str, dict[str, dict[str, object]]] = request(f"{self.folder}/control.sock", {"do": "status"})[
+            "status"
+        ]
+        return found
 
     def live(self, name: str, keys: Sequence[str]) -> list[tuple[str, str]]:
         """Answers of the daemon over its socketmap listener; where a busy machine made it say "later", asked again."""
@@ -175,7 +178,7 @@ def listed(site: Site, key: str, name: str) -> bool:
     if name == "virtual_alias" and address.domain == fold_domain("bücher.example"):
         return False  # plus = "strip": an extension cannot be taken off by a file
     domain = "example.com" if address.domain == "example.org" else address.domain
-    known = {parse(text)[:2] for text in site.addresses}  # type: ignore[index]
+    known = {parsed[:2] for text in site.addresses if (parsed := parse(text))}
     return any((base, domain) in known for base, _ in forms(address.local, "+"))
 
 

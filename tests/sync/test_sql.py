@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,10 +52,10 @@ class Database:
                 [(f"User{n:05d}@{domain}",) for n in range(count)],
             )
 
-    def sync(self, **options: object) -> SyncReport:
+    def sync(self, **options: Any) -> SyncReport:
         source = open_source(self.directory)
         try:
-            report = compare(self.world.writer, self.directory, source, self.world.settings, **options)  # type: ignore[arg-type]
+            report = compare(self.world.writer, self.directory, source, self.world.settings, **options)
         finally:
             source.close()
         self.world.reader.renew()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,15 +22,20 @@ from transport.record import Kind
 D = "@example.com"
 
 
-def faces(world: World, **domain: object) -> Answerer:
+def faces(world: World, **domain: Any) -> Answerer:
     """A split domain over this world."""
-    options = {"local": ("here",), "remote": ("there",), "destination": "s", "unknown": Unknown.REJECT} | domain
+    options: dict[str, Any] = {
+        "local": ("here",),
+        "remote": ("there",),
+        "destination": "s",
+        "unknown": Unknown.REJECT,
+    } | domain
     goals = [
         Destination("s", hosts=("s.example.net", "2001:db8::1"), port=2525, tls="ca+name", bounce="postmaster",
                     peers=(Peer("network", "192.0.2.0/24"),)),
         Destination("tenant", domain="t.example", envelope="tenant.example"),
     ]  # fmt: skip
-    return answerer(world, Domain("example.com", **options), destinations=goals)  # type: ignore[arg-type]
+    return answerer(world, Domain("example.com", **options), destinations=goals)
 
 
 def pairs(made: Answerer, recipient: str, **more: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from transport.address import Address, parse
 from transport.answerer import Answerer
@@ -113,9 +114,9 @@ def settings(
     )
 
 
-def answerer(world: World, *domains: Domain, **kwargs: object) -> Answerer:
+def answerer(world: World, *domains: Domain, **kwargs: Any) -> Answerer:
     """All faces over this world."""
-    return Answerer(settings(*domains, **kwargs), world)  # type: ignore[arg-type]
+    return Answerer(settings(*domains, **kwargs), world)
 
 
 def decide(faces: Answerer, text: str, now: float = NOW) -> Decision:
@@ -139,6 +140,6 @@ D = Domain(
 )
 
 
-def domain(**changes: object) -> Domain:
+def domain(**changes: Any) -> Domain:
     """`D` with other keys."""
-    return replace(D, **changes)  # type: ignore[arg-type]  # checked by the dataclass
+    return replace(D, **changes)

@@ -8,6 +8,7 @@ what was asked, so that no collation decides.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -368,10 +369,8 @@ def _unpadded(rows: Sequence[Any], padded: Sequence[int]) -> Iterator[Sequence[A
 
 def _close(connection: Connection) -> None:
     """Close a connection that may be broken: never raises, never waits for an answer."""
-    try:
+    with contextlib.suppress(Exception):  # whatever it was, the connection is forgotten
         raw = connection.connection.dbapi_connection
         if not isinstance(raw, sqlite3.Connection):
             connection.invalidate()  # no ROLLBACK on a connection that may hang
         connection.close()
-    except Exception:  # noqa: S110  whatever it was, the connection is forgotten
-        pass

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Callable
@@ -164,11 +165,9 @@ def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
             for statement in limits:
-                try:
+                with contextlib.suppress(Exception):  # an unknown variable: the other product
                     cursor.execute(statement)
                     break
-                except Exception:  # noqa: S112  an unknown variable: the other product
-                    continue
 
     return begin
 

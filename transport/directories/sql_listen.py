@@ -8,6 +8,7 @@ read: it is never believed, so that nobody who may NOTIFY can change an answer.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -86,10 +87,8 @@ class Listener:
 
     def close(self) -> None:
         """Let go; never raises."""
-        try:
+        with contextlib.suppress(Exception):  # whatever it was, the connection is forgotten
             self._raw.close()
-        except Exception:  # noqa: S110  whatever it was, the connection is forgotten
-            pass
 
 
 def named(payload: bytes) -> frozenset[Address] | None:

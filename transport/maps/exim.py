@@ -10,7 +10,6 @@ Files in the output folder: `exim_recipients` (lsearch text, sorted) and `exim_r
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -366,4 +365,4 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
 def _install(new: Path, path: Path) -> None:
     """Replace by one rename, readable for Exim's user, with the old file's mode."""
     new.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-    os.replace(new, path)  # noqa: PTH105  the one call that is atomic by name
+    new.replace(path)

@@ -9,7 +9,6 @@ ours and not wanted any more.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -197,6 +196,6 @@ def _write(path: Path, text: str, check: bool, mode: int) -> MapReport:
         new = path.with_name(f".{path.name}.new")
         new.write_text(text)
         new.chmod(mode)
-        os.replace(new, path)  # noqa: PTH105  the one call that is atomic by name
+        new.replace(path)
         entry.written = True
     return entry

@@ -12,7 +12,6 @@ one: it is never written in place and never WAL; a new one is renamed over it, o
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -118,6 +117,6 @@ def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         aside.chmod(mode)
         give_to_owner(aside)
-        os.replace(aside, path)  # noqa: PTH105  the one call that is atomic by name
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
