@@ -15,6 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.mta.places import new_folder
 
+# The directory servers, for every test that names one.
+pytest_plugins = ["tests.servers.fixtures"]
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

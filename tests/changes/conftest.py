@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.daemon.conftest import *  # noqa: F403  sites, and the directory servers
+from tests.daemon.conftest import sites
 from tests.mta import postfix
+
+__all__ = ["sites"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

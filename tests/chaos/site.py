@@ -67,16 +67,8 @@ class ChaosSite(Site):
         return self
 
     def pids(self, role: str) -> list[int]:
-        """Processes of the daemon by role: supervisor, keeper, worker (their names as ps shows them)."""
-        found = []
-        for pid in self.splitmx.processes():
-            try:
-                name = Path(f"/proc/{pid}/comm").read_text().strip()
-            except OSError:
-                continue
-            if name.startswith(f"splitmx-{role}"[:15]) or (role == "supervisor" and pid == self.splitmx.pid):
-                found.append(pid)
-        return found
+        """Processes of the daemon by role: supervisor, keeper, worker."""
+        return self.splitmx.pids(role)
 
     def wait_replaced(self, role: str, old: list[int], seconds: float = 20.0) -> None:
         """Wait until others have taken the place of these processes."""

@@ -12,7 +12,6 @@ import pytest
 
 from tests.daemon.site import Site
 from tests.mta.places import new_folder
-from tests.servers.fixtures import *  # noqa: F403  slapd and its like
 
 
 @pytest.fixture

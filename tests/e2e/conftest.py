@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 
 from tests.mta import postfix
-from tests.servers.fixtures import *  # noqa: F403  the directory servers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -165,7 +165,7 @@ def test_listed_flow_from_files_while_stopped(cleaned: Cleaned) -> None:
 def test_hung_process_is_replaced(cleaned: Cleaned, which: str) -> None:
     """A worker or keeper that hangs is killed and replaced; then ours and foreign mail flow, without anybody's help."""
     site = Site(cleaned).install()
-    victims = site.splitmx.processes_named(which)
+    victims = site.splitmx.pids(which)
     assert victims
     for pid in victims:
         site.splitmx.signal(pid, signal.SIGSTOP)
@@ -176,7 +176,7 @@ def test_hung_process_is_replaced(cleaned: Cleaned, which: str) -> None:
     foreign = site.send("x@elsewhere.test", client=US)
     site.world.wait(foreign.subject, "x@elsewhere.test", seconds=60)
 
-    wait_for(lambda: set(site.splitmx.processes_named(which)).isdisjoint(victims), 30, site.splitmx.tail)
+    wait_for(lambda: set(site.splitmx.pids(which)).isdisjoint(victims), 30, site.splitmx.tail)
     ours.join(60)
     wait_for(
         lambda: site.send("ann@example.com", sender="second@away.test", probe=True).codes["ann@example.com"] == 250, 30

@@ -115,15 +115,17 @@ class Splitmx:
                     found.append(int(entry.name))
         return found
 
-    def processes_named(self, part: str) -> list[int]:
-        """Those whose name (as ps shows it) holds `part`: worker, keeper, supervisor."""
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role: supervisor, keeper, worker (their names as ps shows them)."""
+        if role == "supervisor":
+            return [self.pid] if self.pid else []
         found = []
         for pid in self.processes():
             try:
-                name = Path(f"/proc/{pid}/comm").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
             except OSError:
                 continue
-            if part in name:
+            if name.startswith(f"splitmx-{role}"[:15]):
                 found.append(pid)
         return found
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -19,34 +18,22 @@ from tests.servers import slapd as _slapd
 from tests.servers.process import scratch
 from tests.servers.tls import Authority
 
-_started: dict[str, Any] = {}
-T = TypeVar("T")
-
-
-def _once(name: str, make: Callable[[], T]) -> T:
-    """What `make` gave at the first call: these fixtures may stand in several conftest files."""
-    if name not in _started:
-        _started[name] = make()
-        atexit.register(_started[name].close)
-    return cast(T, _started[name])
-
 
 @pytest.fixture(scope="session")
-def authority() -> Authority:
+def authority() -> Iterator[Authority]:
     """A certification authority whose certificates `slapd` and `samba_ad` show."""
-    if "authority" not in _started:
-        folder = scratch("ca")
-        _started["authority"] = Authority(folder)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return cast(Authority, _started["authority"])
+    folder = scratch("ca")
+    yield Authority(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def slapd_server(authority: Authority) -> _slapd.Slapd:
+def slapd_server(authority: Authority) -> Iterator[_slapd.Slapd]:
     """The run's slapd, as the test before left it."""
     if not _slapd.BINARY:
         pytest.skip("slapd is not installed")
-    return _once("Slapd", lambda: _slapd.Slapd(authority=authority))
+    with closing(_slapd.Slapd(authority=authority)) as server:
+        yield server
 
 
 @pytest.fixture
@@ -60,29 +47,32 @@ def slapd(slapd_server: _slapd.Slapd) -> _slapd.Slapd:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> _postgres.Postgres:
+def postgres() -> Iterator[_postgres.Postgres]:
     """The run's PostgreSQL; make a database per test with `.database(name, script)`."""
     if not _postgres.BINARY:
         pytest.skip("postgres is not installed")
-    return _once("Postgres", lambda: _postgres.Postgres())
+    with closing(_postgres.Postgres()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> _mariadb.MariaDb:
+def mariadb() -> Iterator[_mariadb.MariaDb]:
     """The run's MariaDB; make a database per test with `.database(name, script)`."""
     if not _mariadb.BINARY:
         pytest.skip("mariadbd is not installed")
-    return _once("MariaDb", lambda: _mariadb.MariaDb())
+    with closing(_mariadb.MariaDb()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def samba_server(authority: Authority) -> _samba.SambaAd:
+def samba_server(authority: Authority) -> Iterator[_samba.SambaAd]:
     """The run's Active Directory, as the test before left it."""
     if not _samba.BINARY:
         pytest.skip("samba-ad-dc is not installed")
     if os.geteuid() != 0:
         pytest.skip("samba-ad-dc needs root")
-    return _once("SambaAd", lambda: _samba.SambaAd(authority=authority))
+    with closing(_samba.SambaAd(authority=authority)) as server:
+        yield server
 
 
 @pytest.fixture

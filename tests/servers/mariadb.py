@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import shutil
-
-from tests.servers.process import Process, accepts, free_port, run, scratch, tool
+from tests.servers.process import Process, free_port, run, scratch, tool
+from tests.servers.server import DatabaseServer
 
 BINARY = tool("mariadbd") or tool("mysqld")
 USER = "mysql"
 PASSWORD = "pa55/w:rd"
 
 
-class MariaDb:
+class MariaDb(DatabaseServer):
     """`url` for SQLAlchemy with user `app` and PASSWORD. `database(name)` makes a fresh one."""
 
     password = PASSWORD
@@ -89,37 +88,6 @@ class MariaDb:
             + ([f"--user={USER}"] if _is_root() else []),
             self._ready,
         )
-
-    def _ready(self) -> bool:
-        if not accepts(self.host, self.port):
-            return False
-        try:
-            self.sql("SELECT 1")
-        except RuntimeError:
-            return False
-        return True
-
-    def restart(self) -> None:
-        """Drop every connection at once and come back with the same data."""
-        self.stop()
-        self.start()
-
-    def hang(self) -> None:
-        """SIGSTOP."""
-        self.process.hang()
-
-    def cont(self) -> None:
-        """SIGCONT."""
-        self.process.cont()
-
-    def stop(self) -> None:
-        """End the server; the data stays."""
-        self.process.stop()
-
-    def close(self) -> None:
-        """End it and remove its data."""
-        self.process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_root() -> bool:

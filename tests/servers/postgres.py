@@ -8,14 +8,15 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from tests.servers.process import Process, accepts, free_port, run, scratch, stopped, tool, wait_until
+from tests.servers.process import Process, free_port, run, scratch, stopped, tool, wait_until
+from tests.servers.server import DatabaseServer
 
 _FOLDERS = sorted((str(p) for p in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 BINARY = tool("postgres", *_FOLDERS)
 USER = "postgres"
 
 
-class Postgres:
+class Postgres(DatabaseServer):
     """`url` for SQLAlchemy (user `postgres`, no password). `database(name)` makes a fresh one.
 
     `reader` with the password `s3cr/et:word` may connect and read; its password is asked for.
@@ -124,20 +125,6 @@ class Postgres:
             self._ready,
             user=USER,
         )
-
-    def _ready(self) -> bool:
-        if not accepts(self.host, self.port):
-            return False
-        try:
-            self.sql("SELECT 1")
-        except RuntimeError:
-            return False
-        return True
-
-    def restart(self) -> None:
-        """Drop every connection at once and come back with the same data."""
-        self.stop()
-        self.start()
 
     def hang(self) -> None:
         """SIGSTOP for the server and every backend."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.servers.process import Process, accepts, run, scratch, tool
+from tests.servers.server import LdapServer
 from tests.servers.tls import Authority
 
 BINARY = tool("samba")
@@ -51,13 +52,14 @@ def _may_contain(name: str) -> str:
     )
 
 
-class SambaAd:
+class SambaAd(LdapServer):
     """`url` (plain), `ldaps`, `base`; bind as ADMIN with PASSWORD. `OU=people` and `OU=groups` are empty."""
 
     suffix = SUFFIX
     admin = ADMIN
     password = PASSWORD
     base = SUFFIX
+    _search_options = ("-E", "pr=500/noprompt")
 
     def __init__(self, *, authority: Authority | None = None) -> None:
         global _next_host
@@ -105,10 +107,6 @@ class SambaAd:
             [BINARY, "-i", "-M", "single", "-s", str(conf)], lambda: accepts(self.host, 389), seconds=90
         )
 
-    def ldif(self, text: str) -> None:
-        """Apply LDIF: entries to add, or `changetype:` records."""
-        run(["ldapmodify", "-a", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD], stdin=text)
-
     def user(
         self,
         name: str,
@@ -140,67 +138,9 @@ class SambaAd:
         self.ldif("\n".join([*lines, *_mail_lines(mail, proxies, ""), *(f"member: {m}" for m in members)]) + "\n")
         return dn
 
-    def delete(self, dn: str) -> None:
-        """Remove one entry."""
-        run(["ldapdelete", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD, dn])
-
-    def clear(self) -> None:
-        """Remove everybody below the two OUs."""
-        for ou in ("groups", "people"):
-            found = run(
-                [
-                    "ldapsearch",
-                    "-x",
-                    "-LLL",
-                    "-o",
-                    "ldif-wrap=no",
-                    "-E",
-                    "pr=500/noprompt",
-                    "-H",
-                    self.url,
-                    "-D",
-                    ADMIN,
-                    "-w",
-                    PASSWORD,
-                    "-b",
-                    f"OU={ou},{SUFFIX}",
-                    "-s",
-                    "one",
-                    "1.1",
-                ]
-            )
-            names = [line for line in found.splitlines() if line.startswith("dn")]
-            if names:
-                self.ldif("".join(f"{name}\nchangetype: delete\n\n" for name in names))
-
-    def hang(self) -> None:
-        """SIGSTOP."""
-        self.process.hang()
-
-    def cont(self) -> None:
-        """SIGCONT."""
-        self.process.cont()
-
     def stop(self) -> None:
-        """End the server; its data stays."""
+        """End the server, in five seconds at the most; its data stays."""
         self.process.stop(seconds=5)
-
-    def restart(self) -> None:
-        """Stop and start with the same data."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End the server and remove its data."""
-        self.process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def secret_file(self, folder: Path) -> Path:
-        """A file with the administrator's password, mode 0600."""
-        path = folder / "ad.secret"
-        path.write_text(PASSWORD + "\n")
-        path.chmod(0o600)
-        return path
 
 
 def _mail_lines(mail: str, proxies: Iterable[str], target: str) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 from tests.servers.process import Process, accepts, free_port, run, scratch, tool
+from tests.servers.server import LdapServer
 from tests.servers.tls import Authority
 
 BINARY = tool("slapd")
@@ -58,7 +58,7 @@ ou: groups
 """
 
 
-class Slapd:
+class Slapd(LdapServer):
     """`url`, `ldaps`, `base`; bind as ADMIN with PASSWORD. Begins with `ou=people` and `ou=groups`, empty.
 
     authority: gives it a certificate, and `ldaps` and StartTLS work; for `localhost` and 127.0.0.1, or for `names`
@@ -139,10 +139,6 @@ class Slapd:
         if running:
             self.start()
 
-    def ldif(self, text: str) -> None:
-        """Apply LDIF: entries to add, or `changetype:` records."""
-        run(["ldapmodify", "-a", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD], stdin=text)
-
     def person(self, uid: str, *mail: str, ou: str = "people", **attributes: str | Iterable[str]) -> str:
         """Add an inetOrgPerson with these addresses (the first in `mail`, all others too); gives its DN."""
         dn = f"uid={uid},ou={ou},{SUFFIX}"
@@ -171,58 +167,3 @@ class Slapd:
         ]
         self.ldif("\n".join([*lines, *(f"member: {m}" for m in members)]) + "\n")
         return dn
-
-    def delete(self, dn: str) -> None:
-        """Remove one entry."""
-        run(["ldapdelete", "-x", "-H", self.url, "-D", ADMIN, "-w", PASSWORD, dn])
-
-    def clear(self) -> None:
-        """Remove everybody: people and groups."""
-        for ou in ("people", "groups"):
-            found = run(
-                [
-                    "ldapsearch",
-                    "-x",
-                    "-LLL",
-                    "-o",
-                    "ldif-wrap=no",
-                    "-H",
-                    self.url,
-                    "-D",
-                    ADMIN,
-                    "-w",
-                    PASSWORD,
-                    "-b",
-                    f"ou={ou},{SUFFIX}",
-                    "-s",
-                    "one",
-                    "1.1",
-                ]
-            )
-            names = [line for line in found.splitlines() if line.startswith("dn")]
-            if names:
-                self.ldif("".join(f"{name}\nchangetype: delete\n\n" for name in names))
-
-    def hang(self) -> None:
-        """SIGSTOP."""
-        self.process.hang()
-
-    def cont(self) -> None:
-        """SIGCONT."""
-        self.process.cont()
-
-    def stop(self) -> None:
-        """End the server; its data stays."""
-        self.process.stop()
-
-    def close(self) -> None:
-        """End the server and remove its data."""
-        self.process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def secret_file(self, folder: Path) -> Path:
-        """A file with the admin's password, mode 0600."""
-        path = folder / "ldap.secret"
-        path.write_text(PASSWORD + "\n")
-        path.chmod(0o600)
-        return path

@@ -9,10 +9,29 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from tests.static.setup import Setup
+
+
+def in_a_process(
+    setup: Setup, kind: str, *, mail_config: str = "", at_start: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`splitmx build` of this type in a process of its own, which may have another main.cf or other limits."""
+    words = ["build", f"--type={kind}", "--output", str(setup.maps)]
+    return subprocess.run(
+        [sys.executable, "-I", "-c", "from policyd.cli import main; main()", *words],
+        env=os.environ
+        | {
+            "SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"),
+            "MAIL_CONFIG": mail_config or str(setup.mail_config),
+        },
+        capture_output=True,
+        text=True,
+        preexec_fn=at_start,
+    )
 
 
 def test_a_shrunken_result_is_held_back_until_accepted(setup: Setup) -> None:
@@ -79,22 +98,7 @@ def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
     before = setup.stamps()
     setup.people([f"u{n}@example.com" for n in range(40)] + [f"new{n}@example.com" for n in range(3000)])
     setup.splitmx("build", "--output", str(setup.folder / "other"), "--type=lmdb")  # the index has room
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            "from policyd.cli import main; main()",
-            "build",
-            "--type=hash",
-            "--output",
-            str(setup.maps),
-        ],
-        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": str(setup.mail_config)},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
-    )
+    done = in_a_process(setup, "hash", at_start=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)))
     assert done.returncode == 75, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "old files stay" in done.stderr
@@ -115,21 +119,7 @@ def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
     setup.build()
     before = setup.stamps()
     setup.people([f"u{n}@example.com" for n in range(41)])
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            "from policyd.cli import main; main()",
-            "build",
-            "--type=lmdb",
-            "--output",
-            str(setup.maps),
-        ],
-        env=os.environ | {"SPLITMX_CONFIG": str(setup.folder / "splitmx.toml"), "MAIL_CONFIG": "/nonexistent"},
-        capture_output=True,
-        text=True,
-    )
+    done = in_a_process(setup, "lmdb", mail_config="/nonexistent")
     assert done.returncode == 75
     assert "main.cf" in done.stderr
     assert setup.stamps() == before

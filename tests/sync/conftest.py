@@ -24,6 +24,7 @@ class ListSource:
     def __init__(self, records: Sequence[Record] = (), *, server: str = "") -> None:
         self.records = list(records)
         self.server = server
+        self.cookie = b""
         self.fail: Callable[[int], None] = lambda _n: None
         self.asked: list[list[tuple[str, str]]] = []
         self.on_ask: Callable[[Sequence[tuple[str, str]]], None] = lambda _a: None
@@ -35,7 +36,7 @@ class ListSource:
                 self.fail(n)
                 yield record
 
-        return Listing(walk(), Skipped(), server=self.server)
+        return Listing(walk(), Skipped(), server=self.server, cookie=self.cookie)
 
     def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
         self.asked.append(list(addresses))

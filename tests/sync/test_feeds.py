@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from transport.directories.base import Changes, Listing
+from transport.directories.base import Changes
 from transport.record import Kind, Record
 from transport.sync import SyncReport
 from transport.sync.feeds import apply_changes, apply_named
@@ -13,25 +13,10 @@ from transport.sync.feeds import apply_changes, apply_named
 from .conftest import World, people
 
 
-class Cookies:
-    """Give the source's listings a cookie."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        source = world.sources["here"]
-        plain = source.list
-
-        def listed() -> Listing:
-            listing = plain()
-            listing.cookie = b"c1"
-            return listing
-
-        source.list = listed  # type: ignore[method-assign]
-
-
 @pytest.fixture(autouse=True)
 def cookies(world: World) -> None:
-    Cookies(world)
+    """Give the source's listings a cookie."""
+    world.sources["here"].cookie = b"c1"
 
 
 def feed(world: World, changes: Changes) -> SyncReport:

@@ -24,12 +24,13 @@ from transport.decision import Verdict
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink
 from transport.maps.build import BuildReport, MapReport
-from transport.maps.population import STAND_IN, Survey
+from transport.maps.population import Survey
 from transport.maps.snapshot import Situation, Snapshot
+from transport.maps.stand_in import STAND_IN, StandIn
 from transport.maps.write import BuildError, BuildRefusedError, Text
 from transport.mta import exim_plan
 from transport.names import CHUNK_SUFFIX
-from transport.record import Kind, Row
+from transport.record import Kind
 
 RECIPIENTS = "exim_recipients"
 _USUAL = re.compile(r"[a-z0-9_=-]+(?:\.[a-z0-9_=-]+)*")
@@ -89,23 +90,6 @@ def reply_line(pairs: dict[str, str]) -> str:
     return " ".join(words)
 
 
-class _StandIn:
-    """A `Knowledge` in which the stand-in is listed as one situation says; all else is the snapshot's."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.situation: Sequence[Row] = ()
-        self.targets = snapshot.targets
-        self.loaded = snapshot.loaded
-        self.no = snapshot.no
-        self.same_entry = snapshot.same_entry
-        self.spf_networks = snapshot.spf_networks
-        self.loop_first_seen = snapshot.loop_first_seen
-
-    def rows(self, domain: str, local: str) -> Sequence[Row]:
-        return self.situation if local == STAND_IN else self._snapshot.rows(domain, local)
-
-
 class Replies:
     """Every listed address with its reply, as lines of an lsearch file."""
 
@@ -114,7 +98,7 @@ class Replies:
         self._snapshot = snapshot
         self._now = now
         self._faces = Answerer(settings, snapshot)
-        self._stand_in = _StandIn(snapshot)
+        self._stand_in = StandIn(snapshot)
         self._for_all = Answerer(settings, self._stand_in)
         self._chunks: dict[str, None] = {}
         self.survey = Survey()

@@ -24,13 +24,11 @@ from transport.maps import transport as transport_map
 from transport.maps.answer import OK, Answer
 from transport.maps.guard import spellings
 from transport.maps.snapshot import Situation, Snapshot
+from transport.maps.stand_in import STAND_IN, StandIn
 from transport.names import SHADOW_SUFFIX
-from transport.record import Kind, Row
+from transport.record import Kind
 
 MAPS = ("transport", "relay_recipients", "virtual_alias", "recipient_bcc")
-
-STAND_IN = "x0stand0in0x"
-"""The local part that stands for everyone in a situation; what a map answers for it is the template."""
 
 MAX_KEY = 500
 """Octets of a key: LMDB takes 511, its closing NUL included."""
@@ -76,23 +74,6 @@ class Survey:
                 self.findings[finding] = None
 
 
-class _StandIn:
-    """A `Knowledge` in which the stand-in is listed as one situation says; all else is the snapshot's."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.situation: Sequence[Row] = ()
-        self.targets = snapshot.targets
-        self.loaded = snapshot.loaded
-        self.no = snapshot.no
-        self.same_entry = snapshot.same_entry
-        self.spf_networks = snapshot.spf_networks
-        self.loop_first_seen = snapshot.loop_first_seen
-
-    def rows(self, domain: str, local: str) -> Sequence[Row]:
-        return self.situation if local == STAND_IN else self._snapshot.rows(domain, local)
-
-
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """The lines of one situation: map -> (what stands before the local part in the value, and behind), or a
@@ -122,7 +103,7 @@ class Population:
         self._alone = alone
         self._progress = progress
         self._answerer = Answerer(settings, snapshot)
-        self._stand_in = _StandIn(snapshot)
+        self._stand_in = StandIn(snapshot)
         self._stand_in_router = Answerer(settings, self._stand_in).router
         delimiters = re.escape(settings.daemon.recipient_delimiter)
         # what needs no quotes, no second look and no care: the local parts of nearly everybody
