@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from policyd.control_client import ControlError, request
 from tests.mta.daemon import Splitmx
 from tests.mta.places import new_folder
 from tests.mta.waiting import wait_for
+from tests.servers.sqlite import SqliteTable
 
 CONFIGURATION = """
 [daemon]
@@ -52,27 +52,13 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.daemon = Splitmx(CONFIGURATION.format(folder=folder), folder)
-        with sqlite3.connect(folder / "here.db") as database:
-            database.execute("CREATE TABLE recipients (address PRIMARY KEY, kind, targets, location, active)")
-        database.close()
+        self.directory = SqliteTable(folder / "here.db")
+        self.execute = self.directory.execute
+        self.people = self.directory.become
         self.people([f"u{n}@example.com" for n in range(30)] + ["eve@watched.example"])
-        self.execute("INSERT INTO recipients VALUES ('far@example.com', 'mailbox', '', 'cloud', 1)")
-        self.execute("INSERT INTO recipients VALUES ('lost@example.com', 'mailbox', '', 'mars', 1)")
+        self.directory.add("far@example.com", "mailbox", location="cloud")
+        self.directory.add("lost@example.com", "mailbox", location="mars")
         self.run = self.daemon.run
-
-    def execute(self, statement: str) -> None:
-        """Change the directory."""
-        with sqlite3.connect(self.folder / "here.db") as database:
-            database.execute(statement)
-        database.close()
-
-    def people(self, addresses: list[str]) -> None:
-        """List exactly these mailboxes."""
-        with sqlite3.connect(self.folder / "here.db") as database:
-            database.execute("DELETE FROM recipients")
-            rows = [(address, "mailbox", "", None, 1) for address in addresses]
-            database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
-        database.close()
 
     def start(self) -> Site:
         """Start the daemon, and wait until it has read everything."""

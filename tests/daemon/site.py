@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from policyd import control_client
 from policyd.protocols import socketmap
 from tests.mta.daemon import Splitmx
 from tests.mta.waiting import wait_for
+from tests.servers.sqlite import SqliteTable
 
 LOCAL = "lmtp:unix:private/lmtp"
 REMOTE = "relay:[192.0.2.9]"
@@ -44,8 +44,6 @@ local_transport = "{local}"
 {domain}
 {more}
 """
-
-TABLE = "CREATE TABLE recipients (address TEXT, kind TEXT, targets TEXT, location TEXT, active INT DEFAULT 1)"
 
 
 class Client:
@@ -105,8 +103,8 @@ class Site:
             "workers": workers, "fresh_for": fresh_for, "sync_every": sync_every, "directory": directory,
             "domain": domain, "more": more,
         }  # fmt: skip
-        if not self.people.exists():
-            self.sql(TABLE)
+        self.directory = SqliteTable(self.people)
+        self.sql, self.add, self.remove = self.directory.execute, self.directory.add, self.directory.remove
         for address in people:
             self.add(address)
         self.splitmx = Splitmx(self.config(), folder)
@@ -140,20 +138,6 @@ class Site:
             and all(one.get("good_at") for one in directories)
             and all(worker["generation"] == found["index"]["generation"] for worker in workers)
         )
-
-    def sql(self, text: str, *values: object) -> None:
-        """Change the directory."""
-        with sqlite3.connect(self.people) as connection:
-            connection.execute(text, values)
-        connection.close()
-
-    def add(self, address: str, kind: str = "mailbox", targets: str | None = None) -> None:
-        """List somebody."""
-        self.sql("INSERT INTO recipients (address, kind, targets) VALUES (?, ?, ?)", address, kind, targets)
-
-    def remove(self, address: str) -> None:
-        """List somebody no more."""
-        self.sql("DELETE FROM recipients WHERE address = ?", address)
 
     def client(self, timeout: float = 20.0) -> Client:
         """A new socketmap connection."""

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.daemon.site import LOCAL, REMOTE, TABLE, Site
+from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.waiting import wait_for
+from tests.servers.sqlite import SqliteTable
 
 
 def with_slapd(sites: Callable[..., Site], slapd: Any, **options: Any) -> Site:
@@ -84,9 +84,7 @@ def test_directory_swapped_for_an_empty_one_is_not_believed(sites: Callable[...,
     """A database replaced by an empty one: listed stay local, strangers are TEMP, and the log says why."""
     site = sites("ann@example.com", "bob@example.com", fresh_for="1s").start()
     aside = site.folder / "empty.db"
-    with sqlite3.connect(aside) as connection:
-        connection.execute(TABLE)
-    connection.close()
+    SqliteTable(aside)
     aside.rename(site.people)
     wait_for(lambda: site.ask("who@example.com")[0] == "TEMP", 15, site.splitmx.tail)
     assert site.ask("ann@example.com") == ("OK", LOCAL)

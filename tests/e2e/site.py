@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from tests.mta.postfix import PostfixInstance
 from tests.mta.recording import RecordingLmtp, RecordingSmtp
 from tests.mta.sending import OUTSIDE, Sent, send
 from tests.mta.waiting import wait_for
+from tests.servers.sqlite import QUERY, SqliteTable
 
 Cleaned = Callable[[Callable[[], object]], None]
 
@@ -32,7 +31,6 @@ PEOPLE = (
     ("sales@example.com", "group", "ann@example.com, bob@example.com, outside@world.test", None, 1),
     ("gone@example.com", "mailbox", "", None, 0),
 )
-QUERY = "SELECT address, kind, targets, location, active FROM recipients"
 REMOTE = ("bob@example.com", "bea@example.com")
 _STRANGER = ("query", "relay_recipients", "nobody.at.all@example.com")
 
@@ -76,9 +74,8 @@ class Site:
         cleaned(self.mta.stop)
         self.people = self.folder / "people.db"
         self.remote = self.folder / "remote.txt"
-        with closing(sqlite3.connect(self.people)) as db:
-            db.execute("CREATE TABLE recipients (address TEXT, kind TEXT, targets TEXT, location TEXT, active INT)")
-            db.commit()
+        self.directory = SqliteTable(self.people)
+        self.remove = self.directory.remove
         self.add(*people)
         self.list_remote(*remote)
         own = {
@@ -89,7 +86,7 @@ class Site:
             "postmaster": '"ann@example.com"',
             "local_transport": f'"{self.store.transport}"',
         } | dict(domain or {})
-        sqlite = {"type": '"sql"', "url": f'"sqlite:///{self.people}"', "query": f'"{QUERY}"'}
+        sqlite = {"type": '"sql"', "url": f'"{self.directory.url}"', "query": f'"{QUERY}"'}
         there = {"hosts": f'["{self.secondary.host}"]'} | dict(destination or {})
         sockets = self.mta.socket_folder
         main = {
@@ -119,15 +116,7 @@ class Site:
 
     def add(self, *rows: tuple[str, str, str, str | None, int]) -> None:
         """List people in the SQL directory."""
-        with closing(sqlite3.connect(self.people)) as db:
-            db.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
-            db.commit()
-
-    def remove(self, address: str) -> None:
-        """Take somebody out of the SQL directory."""
-        with closing(sqlite3.connect(self.people)) as db:
-            db.execute("DELETE FROM recipients WHERE address = ?", (address,))
-            db.commit()
+        self.directory.add_all(rows)
 
     def list_remote(self, *addresses: str) -> None:
         """Write the file directory `there`."""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.site import PEOPLE, QUERY, Cleaned, Site
+from tests.e2e.site import PEOPLE, Cleaned, Site
 from tests.mta.waiting import wait_for
 from tests.servers import MariaDb, Postgres, SambaAd, Slapd
+from tests.servers.sqlite import QUERY
 
 SCRIPT = (
     "CREATE TABLE recipients (address VARCHAR(190), kind VARCHAR(10), targets TEXT, location VARCHAR(20), active INT);"

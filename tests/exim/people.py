@@ -3,50 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.exim.configuration import HOPS, TLS
+from tests.servers.sqlite import QUERY, SqliteTable
 
 if TYPE_CHECKING:
     from tests.exim.site import Site
 
-COLUMNS = "address TEXT PRIMARY KEY, kind TEXT, targets TEXT, location TEXT, active INTEGER"
 
-
-class Directory:
-    """An SQLite database of recipients."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._open() as database:
-            database.execute(f"CREATE TABLE recipients ({COLUMNS})")
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
-            yield database
-
-    def add(self, address: str, *, kind: str = "", targets: str = "", location: str = "", active: int = 1) -> None:
-        """List one address, or change it."""
-        row = (address, kind or None, targets or None, location or None, active)
-        with self._open() as database:
-            database.execute("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?, ?, ?)", row)
-
-    def remove(self, address: str) -> None:
-        """List it no more."""
-        with self._open() as database:
-            database.execute("DELETE FROM recipients WHERE address = ?", (address,))
+class Directory(SqliteTable):
+    """An SQLite database of recipients, with its part of the configuration."""
 
     @property
     def toml(self) -> str:
         """Its keys in the configuration."""
-        query = "SELECT address, kind, targets, location, active FROM recipients"
-        return f'type = "sql"\nurl = "sqlite:///{self.path}"\nquery = "{query}"\nsync_every = "1s"\nfresh_for = "1s"\n'
+        return f'type = "sql"\nurl = "{self.url}"\nquery = "{QUERY}"\nsync_every = "1s"\nfresh_for = "1s"\n'
 
 
 def people(site: Site) -> None:

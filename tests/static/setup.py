@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.servers.sqlite import SqliteTable
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,9 +58,8 @@ class Setup:
         self.maps = folder / "maps"
         self.splitmx = splitmx
         self.configure()
-        with sqlite3.connect(folder / "here.db") as database:
-            database.execute("CREATE TABLE recipients (address PRIMARY KEY, kind, targets, location, active)")
-        database.close()
+        self.directory = SqliteTable(folder / "here.db")
+        self.people = self.directory.become
         self.people([f"u{n}@example.com" for n in range(40)] + [f"b{n}@bücher.example" for n in range(3)])
         (folder / "there.txt").write_text("cloudy@example.com\ncloudy@bücher.example\n")
 
@@ -68,14 +68,6 @@ class Setup:
         listener = f'socketmap = ["unix:{self.folder}/s.sock"]\n' if live else ""
         text = CONFIGURATION.format(folder=self.folder, live=listener, unknown=unknown, more=more)
         (self.folder / "splitmx.toml").write_text(text)
-
-    def people(self, addresses: list[str]) -> None:
-        """List exactly these."""
-        with sqlite3.connect(self.folder / "here.db") as database:
-            database.execute("DELETE FROM recipients")
-            rows = [(address, "mailbox", "", None, 1) for address in addresses]
-            database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, ?)", rows)
-        database.close()
 
     def build(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`splitmx build` into `maps`, as lmdb unless a type is given."""
