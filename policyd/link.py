@@ -33,7 +33,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from policyd import log
 from transport.record import Record
 
 Message = tuple[Any, ...]
@@ -164,16 +163,6 @@ class Channel:
         while self.descriptors:
             os.close(self.descriptors.popleft())
         self.sock.close()
-
-
-def quiet(loop: asyncio.AbstractEventLoop) -> None:
-    """Send what escapes a callback to our log, one limited line, instead of a traceback to standard error."""
-
-    def handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        log.limited(log.ERROR, f"loop {type(error).__name__}", f"fault in a callback: {context.get('message')}", error)
-
-    loop.set_exception_handler(handler)
 
 
 class LoopChannel:

@@ -61,11 +61,12 @@ class Control:
         self.clients = 0
 
     async def serve(self) -> None:
-        """Listen from now on."""
+        """Listen as long as the daemon lives: a loop need not hold a server that nobody refers to."""
         if self.listener.listener.kind == "unix":
-            await asyncio.start_unix_server(self._client, sock=self.listener.sock, limit=_LINE)
+            server = await asyncio.start_unix_server(self._client, sock=self.listener.sock, limit=_LINE)
         else:
-            await asyncio.start_server(self._client, sock=self.listener.sock, limit=_LINE)
+            server = await asyncio.start_server(self._client, sock=self.listener.sock, limit=_LINE)
+        await server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients += 1

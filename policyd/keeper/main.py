@@ -29,7 +29,8 @@ from policyd.keeper.queue import LiveQueue
 from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
-from policyd.link import Age, Live, LoopChannel, Message, quiet
+from policyd.link import Age, Live, LoopChannel, Message
+from policyd.loop import new_event_loop, wait_for_others
 from policyd.sockets import Open
 from policyd.worker import listen
 from transport.config.settings import Settings
@@ -398,13 +399,14 @@ def run(
     settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
 ) -> None:
     """The keeper process's whole life; called in the child after the fork."""
-    asyncio.run(_main(settings, text, listeners, up, workers))
+    wait_for_others()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_main(settings, text, listeners, up, workers))
 
 
 async def _main(
     settings: Settings, text: str, listeners: list[Open], up: socket.socket, workers: dict[int, socket.socket]
 ) -> None:
-    quiet(asyncio.get_running_loop())
     sys.setswitchinterval(0.002)  # a compare in a thread must not hold live answers up
     keeper = Keeper(asyncio.get_running_loop(), settings, text, listeners, up)
     for number, sock in workers.items():

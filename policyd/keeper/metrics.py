@@ -194,11 +194,12 @@ class MetricsServer:
         self.registry.register(KeeperCollector(keeper))
 
     async def serve(self) -> None:
-        """Listen from now on."""
+        """Listen as long as the daemon lives: a loop need not hold a server that nobody refers to."""
         if self.listener.listener.kind == "unix":
-            await asyncio.start_unix_server(self._client, sock=self.listener.sock)
+            server = await asyncio.start_unix_server(self._client, sock=self.listener.sock)
         else:
-            await asyncio.start_server(self._client, sock=self.listener.sock)
+            server = await asyncio.start_server(self._client, sock=self.listener.sock)
+        await server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 from policyd import log
-from policyd.link import LoopChannel, Message, quiet
+from policyd.link import LoopChannel, Message
+from policyd.loop import new_event_loop
 from policyd.sockets import Open
 from policyd.worker import listen
 from policyd.worker.cache import Cache
@@ -35,16 +36,6 @@ _KEEPER_SILENT, _KEEPER_START = 3.0, 10.0  # seconds without a word of a keeper 
 _OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
 _GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
 _STOP = 3.5  # seconds after which a stopping worker ends whatever is open
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, else asyncio's."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 class Worker:
@@ -331,7 +322,6 @@ def run(
     """A worker process's whole life; called in the child after the fork."""
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
-    quiet(loop)
     worker = Worker(loop, settings, number, listeners, up, keeper)
     gc.collect()
     gc.freeze()

@@ -24,6 +24,14 @@ def test_killed_worker_is_replaced(site: Site) -> None:
     assert site.pids("worker") != [worker]
 
 
+def test_keeper_preempts_no_worker(site: Site) -> None:
+    """The keeper has the scheduling policy of batch work, with its full share; workers have the ordinary one."""
+    (worker,), (keeper,) = site.pids("worker"), site.pids("keeper")
+    assert os.sched_getscheduler(worker) == os.SCHED_OTHER
+    assert os.sched_getscheduler(keeper) == os.SCHED_BATCH
+    assert os.getpriority(os.PRIO_PROCESS, keeper) == os.getpriority(os.PRIO_PROCESS, worker)
+
+
 def test_hung_worker_is_killed_and_replaced(site: Site) -> None:
     """A worker that stands still is killed; who waited for it is answered by the next one."""
     (worker,) = site.pids("worker")

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event loop of a worker and of the keeper, and how the keeper lets workers run first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from policyd import log
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed, else asyncio's; what escapes a callback is one limited line of our log."""
+    loop = _uvloop() or asyncio.new_event_loop()
+
+    def handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.limited(log.ERROR, f"loop {type(error).__name__}", f"fault in a callback: {context.get('message')}", error)
+
+    loop.set_exception_handler(handler)
+    return loop
+
+
+def _uvloop() -> asyncio.AbstractEventLoop | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def wait_for_others() -> None:
+    """From now on this process and its threads preempt nobody when they wake up (SCHED_BATCH, sched(7)).
+
+    Their share of the processors stays whole, unlike with nice(2). A policy that somebody chose for us is left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed: only a little slower for workers
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
