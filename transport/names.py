@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from hashlib import sha256
+from typing import Protocol
 
 from transport.config.settings import Destination, Domain, Settings
 
@@ -72,6 +73,24 @@ def chunk_domain(domain: str, store: str = "") -> str:
     return f"{domain}.{store}{CHUNK_SUFFIX}" if store else f"{domain}{CHUNK_SUFFIX}"
 
 
+class _HasSubdomains(Protocol):
+    @property
+    def subdomains(self) -> str: ...
+
+
+def open_parent(domains: Mapping[str, _HasSubdomains | None], name: str) -> str:
+    """The nearest parent of a domain name that takes its subdomains (`strip`, `match`), or "".
+
+    One that does not take them hides none above it, as in Postfix's and Exim's lists of our domains.
+    """
+    while "." in name:
+        name = name.partition(".")[2]
+        entry = domains.get(name)
+        if entry is not None and entry.subdomains != "exact":
+            return name
+    return ""
+
+
 class Names:
     """Classifies domain names for one configuration."""
 
@@ -111,16 +130,9 @@ class Names:
         return self._below(name) if self._open_parents else FOREIGN
 
     def _below(self, name: str) -> Place:
-        """The nearest parent among the split domains decides for its subdomains."""
-        rest = name
-        while "." in rest:
-            rest = rest.partition(".")[2]
-            place = self._known.get(rest)
-            if place is None or place.of is not Of.SPLIT or place.domain is None:
-                continue
-            if place.domain.subdomains == "strip":
-                return Place(Of.STRIP, place.domain)
-            if place.domain.subdomains == "match":
-                return Place(Of.MATCH, place.domain)
+        """The nearest parent that takes its subdomains."""
+        parent = open_parent(self._settings.domains, name)
+        if not parent:
             return FOREIGN
-        return FOREIGN
+        domain = self._settings.domains[parent]
+        return Place(Of.STRIP if domain.subdomains == "strip" else Of.MATCH, domain)

@@ -7,10 +7,16 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from contextlib import closing
 
 import pytest
 
 from tests.static.setup import Setup
+from transport.config.load import load
+from transport.maps import relay_domains
+from transport.names import Names
+
+GUARD = "SELECT 1 FROM domain WHERE name = ? OR (sub = 1 AND ? LIKE '%.' || name)"
 
 FILES = {
     "transport",
@@ -217,6 +223,26 @@ def test_static_only_maps(setup: Setup) -> None:
     assert setup.look_up("cidr:peers_access", "192.0.2.1") == ""
     assert setup.look_up("regexp:relay_domains", "EXAMPLE.com") == "OK"
     assert setup.look_up("regexp:relay_domains", "lists.example.com") == ""
+
+
+@pytest.mark.parametrize("how", ["strip", "match"])
+def test_files_take_the_names_that_are_answered(setup: Setup, how: str) -> None:
+    """relay_domains and the guard's table take what the daemon answers for, where domains stand below open ones."""
+    split = 'local = ["here"]\ndestination = "m365"\nunknown = "verify"\n'
+    setup.configure(
+        more=f'[domains."corp.example"]\n{split}subdomains = "{how}"\n[domains."lab.corp.example"]\n{split}'
+        f'[domains."open.lab.corp.example"]\n{split}subdomains = "strip"\n[domains."off.example"]\n{split}'
+        f'enabled = false\nsubdomains = "{how}"\n[domains."in.off.example"]\n{split}'
+    )
+    setup.build()
+    names = Names(load(setup.folder / "splitmx.toml"))
+    tops = ("corp.example", "lab.corp.example", "open.lab.corp.example", "off.example", "in.off.example")
+    with closing(sqlite3.connect(setup.maps / "domains.sqlite")) as table:
+        for name in (*tops, *(f"x.{top}" for top in tops), *(f"y.x.{top}" for top in tops), "xcorp.example"):
+            answer = relay_domains.answer(names.place(name))
+            assert setup.look_up("regexp:relay_domains", name) == answer.value, name
+            ours = table.execute(GUARD, (name, name)).fetchone() is not None
+            assert ours == (answer.status == "OK"), name
 
 
 def test_many_domains_are_an_indexed_file(setup: Setup) -> None:

@@ -204,6 +204,15 @@ def test_subdomains(world: World) -> None:
     assert decide(match, "anyone@subexample.com").verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize(("how", "verdict"), [("strip", Verdict.EXPAND), ("match", Verdict.RELAY)])
+def test_what_is_below_an_exact_domain_is_its_open_parents(world: World, how: str, verdict: Verdict) -> None:
+    """lab.example.com is itself alone: other names below example.com, and below lab too, are example.com's."""
+    faces = answerer(world, domain(subdomains=how), domain(name="lab.example.com"))
+    for name in ("else.example.com", "x.lab.example.com", "y.x.lab.example.com"):
+        assert decide(faces, f"ann@{name}").verdict is verdict
+    assert decide(faces, "ann@lab.example.com").verdict is Verdict.UNKNOWN
+
+
 def test_idn(world: World) -> None:
     """U-label and A-label are one domain (cases 27, 28)."""
     world.add("bob@bücher.example", "there")

@@ -16,6 +16,7 @@ from transport.config.secrets import user_and_password
 from transport.config.settings import Listener, Unknown
 from transport.config.values import TCP_MAPS
 from transport.mta import hosts
+from transport.names import open_parent
 
 STRICTNESS = {Unknown.REJECT: 0, Unknown.VERIFY: 1, Unknown.RELAY: 2, Unknown.CATCHALL: 3}
 """The order of `unknown` and `outsiders`, strict to loose. A catch-all takes everything."""
@@ -181,6 +182,7 @@ def _domain(draft: Draft, name: str) -> None:
     at = draft.domain_path(name)
     _names(draft, name, table)
     _role(draft, name, table)
+    _below(draft, name, table)
     for key in ("postmaster", "abuse"):
         if getattr(table, key) == f"{key}@{name}":
             draft.add((*at, key), "itself", "another address; empty means: here")
@@ -219,6 +221,20 @@ def _names(draft: Draft, name: str, table: model.DomainTable) -> None:
     for word, place in table.locations.items():
         if place.destination:
             _refer(draft, (*at, "locations", word), name, table, place.destination)
+
+
+def _below(draft: Draft, name: str, table: model.DomainTable) -> None:
+    """What is not enabled leaves mail alone; Postfix would take a name below an enabled parent that is open."""
+    if table.enabled == "yes":
+        return
+    enabled = {one: entry for one, entry in draft.domains.items() if entry is not None and entry.enabled == "yes"}
+    parent = open_parent(enabled, name)
+    if parent:
+        draft.add(
+            (*draft.domain_path(name), "enabled"),
+            '"observe"' if table.enabled == "observe" else "false",
+            f'true, or subdomains = "exact" in [domains."{parent}"], which takes this name as its own',
+        )
 
 
 def _refer(draft: Draft, path: Keys, name: str, table: model.DomainTable, destination: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from transport.config.settings import Domain, Settings, Unknown
+from transport.names import open_parent
 from transport.record import Kind
 
 HERE = "local"
@@ -26,13 +27,9 @@ def domain_of(settings: Settings, name: str) -> Domain | None:
     """The split domain that decides for addresses at this name, itself or by `subdomains = "match"`; None: not ours."""
     found = settings.domains.get(name)
     if found is None:
-        parent = name
-        while "." in parent:
-            parent = parent.partition(".")[2]
-            above = settings.domains.get(parent)
-            if above is not None:
-                found = above if above.subdomains == "match" else None
-                break
+        parent = open_parent(settings.domains, name)
+        if parent and settings.domains[parent].subdomains == "match":
+            found = settings.domains[parent]
     if found is None or found.enabled == "no" or found.alias_of:
         return None
     return found
