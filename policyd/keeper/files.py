@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small files in the state directory, replaced whole: what the keeper remembers over a restart."""
+"""Small files in the state directory, replaced whole: what the keeper remembers over a restart.
+
+The keeper's loop only reads them at start and writes them in a thread: a disk that stands still holds up no answer.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -27,6 +31,31 @@ def replace(path: Path, text: str) -> bool:
                     file=path, error=error.strerror)  # fmt: skip
         return False
     return True
+
+
+class Saver:
+    """Replaces one file from the loop, in a thread, one text at a time: of those that wait the newest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def save(self, text: str) -> None:
+        """Write this text as soon as the one before is written."""
+        self._text = text
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._text is not None:
+            text, self._text = self._text, None
+            await asyncio.to_thread(replace, self.path, text)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all is written, at most so long."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
 
 
 def read(path: Path) -> str:

@@ -18,6 +18,7 @@ class Loops:
 
     def __init__(self, state: Path) -> None:
         self.path = state / "loops.json"
+        self.file = files.Saver(self.path)
         self.changed = False
         self.seen: dict[tuple[str, str], float] = {}
         for text, first in files.read_json(self.path).items():
@@ -39,11 +40,16 @@ class Loops:
 
     def save(self) -> None:
         """Write what changed; call it now and then."""
+        if news := self.news():
+            self.file.save(news)
+
+    def news(self) -> str:
+        """What the file is to hold now; "" when nothing has changed since the last call."""
         if not self.changed:
-            return
+            return ""
         self.changed = False
         now = time.time()
         for at in [at for at, first in self.seen.items() if now - first >= DAY]:
             del self.seen[at]
         lines = {f"{local}@{domain}": round(first, 1) for (local, domain), first in self.seen.items()}
-        files.replace(self.path, json.dumps(lines))
+        return json.dumps(lines)

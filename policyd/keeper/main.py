@@ -39,6 +39,7 @@ from transport.sync import SyncReport
 
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
+_LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
 
 
 class Keeper:
@@ -93,7 +94,7 @@ class Keeper:
                 self._task(MetricsServer(self, one).serve())
         self._task(self.index.run(lambda: self.settings))
         self.tell_peers()  # what was remembered of them: name servers may be silent
-        self._task(self._keep_peers())
+        self._task(self.peers.keep(self.tell_peers, self.static.changed))
         self.static.changed()
         self.supervisor.send(("ready",))
 
@@ -129,6 +130,8 @@ class Keeper:
         for sync in self.syncs.values():
             sync.close()
         self.index.close()
+        for one in (self.loops.file, self.peers.file, self.observations):
+            await one.finish(_LAST_WORDS)
         self.stopped.set()
 
     # --- settings ---------------------------------------------------------------------------------------------
@@ -300,17 +303,6 @@ class Keeper:
             sync.soon()
 
     # --- peers ------------------------------------------------------------------------------------------------
-
-    async def _keep_peers(self) -> None:
-        while True:
-            try:
-                if names := self.peers.due():
-                    if self.peers.take(await asyncio.to_thread(self.peers.refresh, names)):
-                        self.static.changed()
-                    self.tell_peers()
-            except Exception as error:
-                log.limited(log.ERROR, "peers", "fault in resolving peers, their last good networks stay", error)
-            await asyncio.sleep(2.0)
 
     def tell_peers(self) -> None:
         """Resolved networks to every worker, our own knowledge and the static maps."""

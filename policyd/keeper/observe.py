@@ -8,8 +8,10 @@ listed, rule (of the policy service: NONE, LOOP, SUSPENDED, REFUSE, VERIFY, TEMP
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,41 @@ DAY_BYTES = 64 * 1024 * 1024
 """What one day may take; beyond, decisions are only counted."""
 
 
+_WAITING = 50_000  # decisions that wait for the disk at most; beyond, they are only counted
+
+
 class Observations:
-    """Appends; the keeper calls it once a second with all workers' decisions."""
+    """Appends, in a thread; the keeper calls it once a second with all workers' decisions."""
 
     def __init__(self, state: Path) -> None:
         self.folder = state / "observe"
         self.written = 0
         self.dropped = 0
         self._day = ""
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._task: asyncio.Task[None] | None = None
 
     def add(self, decisions: list[dict[str, Any]]) -> None:
-        """Write them down; never raises."""
+        """Write them down soon; never raises and never waits."""
+        room = _WAITING - len(self._waiting)
+        self.dropped += max(0, len(decisions) - room)
+        self._waiting.extend(decisions[: max(0, room)])
+        if self._waiting and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch = list(self._waiting)
+            self._waiting.clear()
+            await asyncio.to_thread(self._write, batch)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all is written, at most so long."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
+
+    def _write(self, decisions: list[dict[str, Any]]) -> None:
+        """In the thread."""
         day = time.strftime("%Y-%m-%d", time.gmtime())
         path = self.folder / f"{day}.jsonl"
         text = "".join(json.dumps(one, ensure_ascii=True) + "\n" for one in decisions)

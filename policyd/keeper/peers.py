@@ -7,6 +7,7 @@ The record is read as RFC 7208 section 5 says (ip4, ip6, a, mx, include, redirec
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -51,6 +52,7 @@ class Peers:
 
     def __init__(self, state: Path, resolve: Callable[[str], tuple[tuple[str, ...], float]] | None = None) -> None:
         self.path = state / "peers.json"
+        self.file = files.Saver(self.path)
         self.names: dict[str, Resolved] = {}
         self._resolve = resolve or resolve_spf
         self._saved = files.read_json(self.path)
@@ -102,8 +104,24 @@ class Peers:
             self.names[name] = new
         if changed:
             self._saved = {name: list(networks) for name, networks in self.networks().items()}
-            files.replace(self.path, json.dumps(self._saved))
         return changed
+
+    async def keep(self, tell: Callable[[], None], changed: Callable[[], None]) -> None:
+        """Resolve what is due, for ever. tell: called after each resolution; changed: before that, if it was news."""
+        while True:
+            try:
+                if names := self.due():
+                    if self.take(await asyncio.to_thread(self.refresh, names)):
+                        self.file.save(self.text())
+                        changed()
+                    tell()
+            except Exception as error:
+                log.limited(log.ERROR, "peers", "fault in resolving peers, their last good networks stay", error)
+            await asyncio.sleep(2.0)
+
+    def text(self) -> str:
+        """What the file is to hold now."""
+        return json.dumps(self._saved)
 
 
 def resolve_spf(name: str, resolver: dns.resolver.Resolver | None = None) -> tuple[tuple[str, ...], float]:
@@ -150,14 +168,16 @@ class _Walk:
         records = [text for text in texts if text.lower() == "v=spf1" or text.lower().startswith("v=spf1 ")]
         if len(records) != 1:
             raise SpfError(f"{name} has {len(records)} SPF records")
-        redirect = ""
+        redirect, has_all = "", False  # RFC 7208 6.1: `all` anywhere turns `redirect` off
         for term in records[0].split()[1:]:
             lowered = term.lower()
             if lowered.startswith("redirect="):
                 redirect = lowered[9:]
+            elif lowered.lstrip("+-~?") == "all":
+                has_all = True
             elif lowered[0] not in "-~?":
                 self._term(lowered.lstrip("+"), name)
-        if redirect and " all" not in records[0].lower():
+        if redirect and not has_all:
             self.record(redirect)
 
     def _term(self, term: str, name: str) -> None:

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,32 +257,54 @@ async def _storm(path: Path, number: int) -> list[str]:
     return await asyncio.gather(*(one(at) for at in range(number)))
 
 
-def test_loop_of_a_listed_address_is_451_first_and_550_after_its_grace(sites: Callable[..., Site]) -> None:
-    """A listed remote address that its peer brings back: 451 for `loop_grace` from the first sight, then 550; the
-    first sight outlives workers and keeper."""
+LOOP = (
+    b"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=198.51.100.7\nsender=s@example.net\n"
+    b"recipient=bob@example.com\n\n"
+)
+
+
+def _with_peers(sites: Callable[..., Site], **options: str) -> Site:
+    """bob is at the other side, whose peers bring him back as `LOOP` says; a loop is 550 after two seconds."""
     more = 'locations = { cloud = "m365" }\nloop_grace = "2s"'
-    site = sites("ann@example.com", domain=more)
-    site.sql("INSERT INTO recipients (address, location) VALUES ('bob@example.com', 'cloud')")
+    site = sites("ann@example.com", domain=more, **options)
+    site.add("bob@example.com", location="cloud")
     site.splitmx.write(
         site.config().replace(
             'hosts = ["192.0.2.9"]', 'hosts = ["192.0.2.9"]\npeers = ["198.51.100.0/24"]\nexclusive = true'
         )
     )
-    site.start()
-    request = (
-        b"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=198.51.100.7\nsender=s@example.net\n"
-        b"recipient=bob@example.com\n\n"
-    )
+    return site
+
+
+def test_loop_of_a_listed_address_is_451_first_and_550_after_its_grace(sites: Callable[..., Site]) -> None:
+    """A listed remote address that its peer brings back: 451 for `loop_grace` from the first sight, then 550; the
+    first sight outlives workers and keeper."""
+    site = _with_peers(sites).start()
     path = site.folder / "policy.sock"
     assert site.ask("bob@example.com") == ("OK", REMOTE)
-    assert _exchange(path, request).startswith(b"action=451 4.4.6 ")
+    assert _exchange(path, LOOP).startswith(b"action=451 4.4.6 ")
     for role in ("worker", "keeper"):
         (pid,) = site.pids(role)
         wait_for(lambda: (site.folder / "state" / "loops.json").exists(), 5)
         os.kill(pid, signal.SIGKILL)
         _wait_replaced(site, role, pid)
-    wait_for(lambda: _exchange(path, request).startswith(b"action=550 5.4.6 "), 10, site.splitmx.tail)
-    assert _exchange(path, request.replace(b"198.51.100.7", b"203.0.113.1")) == b"action=DUNNO\n\n"
+    wait_for(lambda: _exchange(path, LOOP).startswith(b"action=550 5.4.6 "), 10, site.splitmx.tail)
+    assert _exchange(path, LOOP.replace(b"198.51.100.7", b"203.0.113.1")) == b"action=DUNNO\n\n"
+
+
+def test_a_disk_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) -> None:
+    """Writing down a first sight never ends (a FIFO nobody reads): strangers are still asked live, status answers,
+    and the keeper lives on."""
+    site = _with_peers(sites, fresh_for="100ms").start()
+    keeper = site.pids("keeper")
+    os.mkfifo(site.folder / "state" / ".loops.json.new")
+    assert _exchange(site.folder / "policy.sock", LOOP).startswith(b"action=451 4.4.6 ")
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        assert site.ask(f"stranger{time.monotonic()}@example.com") == ("OK", REMOTE)
+        assert site.control("ping")["ok"]
+        time.sleep(0.2)
+    assert site.pids("keeper") == keeper
 
 
 def test_shortcut_and_whole_way_agree(sites: Callable[..., Site]) -> None:

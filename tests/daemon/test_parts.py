@@ -18,7 +18,7 @@ import pytest
 
 from policyd import link, log, notify, sockets
 from policyd.children import Child
-from policyd.keeper import changes
+from policyd.keeper import changes, files
 from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
 from policyd.keeper.loops import Loops
 from policyd.keeper.peers import Peers, SpfError, resolve_spf
@@ -203,7 +203,8 @@ def test_loops_are_remembered_for_a_day(tmp_path: Path) -> None:
     """The first sight stays the same, over a restart too, and ends after a day."""
     loops = Loops(tmp_path)
     first = loops.first("ann", "example.com")
-    loops.save()
+    files.replace(loops.path, loops.news())
+    assert loops.news() == ""
     again = Loops(tmp_path)
     assert abs(again.first("ann", "example.com") - first) < 0.2
     again.seen["ann", "example.com"] = time.time() - 90_000
@@ -238,6 +239,7 @@ def test_peers_keep_their_last_good_networks(tmp_path: Path) -> None:
     assert peers.take(peers.refresh(peers.due()))
     assert peers.networks() == {"spf.example.net": ("192.0.2.0/24",)}
     assert peers.due() == []
+    assert files.replace(peers.path, peers.text())
     assert not peers.take(peers.refresh(["spf.example.net"]))
     assert peers.networks() == {"spf.example.net": ("192.0.2.0/24",)}
     again = Peers(tmp_path, resolve)
@@ -309,6 +311,21 @@ def test_spf_record_is_walked(tmp_path: Path) -> None:
         assert seconds == 60
         with pytest.raises(SpfError, match="no TXT record"):
             resolve_spf("nowhere.test", resolver)
+
+
+@pytest.mark.parametrize("end", ["-all", "~all", "?all", "+all", "all"])
+def test_spf_redirect_counts_only_without_all(end: str) -> None:
+    """RFC 7208 6.1: `redirect` is ignored when there is an `all` anywhere in the record."""
+    import dns.resolver
+
+    records = {
+        "s.test": {"TXT": [f'"v=spf1 ip4:192.0.2.1 redirect=r.test {end}"']},
+        "r.test": {"TXT": ['"v=spf1 ip4:192.0.2.2 -all"']},
+    }
+    with Zone(records) as zone:
+        resolver = dns.resolver.Resolver(configure=False)
+        resolver.nameservers, resolver.port, resolver.lifetime = [zone.host], zone.port, 5.0
+        assert resolve_spf("s.test", resolver)[0] == ("192.0.2.1/32",)
 
 
 def test_spf_failure_is_an_spf_error(monkeypatch: pytest.MonkeyPatch) -> None:
