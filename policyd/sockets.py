@@ -84,6 +84,24 @@ class Open:
         """Whether the keeper, not the workers, answers here."""
         return self.role in KEEPER_ROLES
 
+    @property
+    def open(self) -> bool:
+        """Whether our copy of the socket is."""
+        return self.sock.fileno() >= 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether its socket file is gone or another one stands there: nobody reaches this one any more."""
+        if self.inode is None or self.inherited or not self.open:
+            return False
+        try:
+            status = Path(self.listener.path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False  # we may not look
+        return (status.st_dev, status.st_ino) != self.inode
+
     def close(self, remove: bool) -> None:
         """Close our copy; with `remove` also the socket file, if it is still the one we made."""
         self.sock.close()

@@ -20,6 +20,7 @@ from pathlib import Path
 from policyd import children, log, notify, sockets
 from policyd.children import Child, Slot
 from policyd.link import LinkClosedError, Message
+from policyd.listeners import Listeners
 from policyd.loader import Loaded, Loader
 from transport.config.settings import Daemon, Settings
 
@@ -44,7 +45,7 @@ class Supervisor:
             for number in range(self.settings.daemon.workers)
         ]
         self.keeper = Slot("keeper", _KEEPER_SILENT, _KEEPER_SLOWEST)
-        self.listeners: list[sockets.Open] = []
+        self.listeners = Listeners()
         self.selector = selectors.DefaultSelector()
         self.loader: Loader | None = None
         self.again = False  # SIGHUP came while loading
@@ -53,6 +54,7 @@ class Supervisor:
         self.lock = -1
         self.last_turn = time.monotonic()
         self.last_watchdog = 0.0
+        self.last_look = 0.0
         self.no_worker_since: float | None = None
 
     @property
@@ -74,7 +76,7 @@ class Supervisor:
             log.say(log.ERROR, "the state directory cannot be used", state=daemon.state, error=error.strerror)
             return EXIT_CONFIG
         try:
-            self.listeners = sockets.open_all(daemon, notify.listen_fds())
+            self.listeners.open(daemon, notify.listen_fds())
         except sockets.ListenError as error:
             log.say(log.ERROR, "cannot listen", error=error)
             return EXIT_CONFIG
@@ -86,8 +88,7 @@ class Supervisor:
             while not self._turn(patience):
                 patience = _TICK
         finally:
-            for one in self.listeners:
-                one.close(remove=True)
+            self.listeners.close()
         log.say(log.INFO, "stopped")
         return EXIT_OK
 
@@ -124,6 +125,7 @@ class Supervisor:
                         seconds=f"{now - slot.child.beat:.1f}")  # fmt: skip
                 slot.child.kill()
         self._close_idle(now)
+        self._renew_lost(now)
         for slot in self.slots:
             if slot.child is None and slot.next_start <= now:
                 self._start(slot, now)
@@ -149,13 +151,13 @@ class Supervisor:
     def _start(self, slot: Slot, now: float) -> None:
         """Fork a child for `slot` and link it with the others."""
         try:
-            self._reopen(slot)
+            self.listeners.reopen(slot is self.keeper)
             links = self._new_links(slot)
         except (sockets.ListenError, OSError) as error:
             log.limited(log.ERROR, f"start {slot.name}", "cannot start a process", process=slot.name, error=error)
             slot.gone(now)
             return
-        mine = [one for one in self.listeners if one.for_keeper == (slot is self.keeper)]
+        mine = self.listeners.of(slot is self.keeper)
         main = self._keeper_main(mine, links) if slot is self.keeper else self._worker_main(slot, mine, links)
         try:
             child = children.fork(slot.name, main, lambda: self._close_in_child(mine))
@@ -216,7 +218,7 @@ class Supervisor:
         os.close(self.lock)
         for descriptor in self.wakeup:
             os.close(descriptor)
-        for one in self.listeners:
+        for one in self.listeners.all:
             if one not in mine:
                 one.sock.close()
         for slot in self.slots:
@@ -286,24 +288,21 @@ class Supervisor:
 
     # --- listening sockets ------------------------------------------------------------------------------------
 
-    def _group(self, slot: Slot) -> list[Slot]:
-        return [self.keeper] if slot is self.keeper else self.workers
-
     def _close_idle(self, now: float) -> None:
         """Close listeners behind which nobody is, nor will be in this turn."""
         for group in (self.workers, [self.keeper]):
-            if any(slot.child is not None or slot.next_start <= now for slot in group):
-                continue
-            for one in self.listeners:
-                if one.for_keeper == (group[0] is self.keeper) and one.sock.fileno() >= 0 and not one.inherited:
-                    one.close(remove=True)
-                    log.say(log.WARNING, "nobody to answer: listener closed", listener=one.listener.name)
+            if not any(slot.child is not None or slot.next_start <= now for slot in group):
+                self.listeners.close_idle(group[0] is self.keeper)
 
-    def _reopen(self, slot: Slot) -> None:
-        """Open what `_close_idle` closed, before a child is forked that needs it. Raises ListenError."""
-        for at, one in enumerate(self.listeners):
-            if one.for_keeper == (slot is self.keeper) and one.sock.fileno() < 0:
-                self.listeners[at] = sockets.open_one(one.role, one.map_name, one.listener, {})
+    def _renew_lost(self, now: float) -> None:
+        """Make socket files anew that somebody removed, and replace the children that listened behind them."""
+        if now - self.last_look < 1.0:
+            return
+        self.last_look = now
+        renewed = self.listeners.renew_lost()
+        for slot in self.slots:
+            if (slot is self.keeper) in renewed:
+                self._tell(slot, ("stop",))
 
     # --- reload, stop, watchdog -------------------------------------------------------------------------------
 
@@ -366,9 +365,7 @@ class Supervisor:
         log.say(log.INFO, "stopping")
         for slot in self.workers:
             self._tell(slot, ("stop",))
-        for one in self.listeners:
-            if one.sock.fileno() >= 0:
-                one.close(remove=True)
+        self.listeners.close()
 
     def _stop_turn(self, now: float) -> bool:
         """The workers first: what they answer may need the keeper. True when all are gone."""

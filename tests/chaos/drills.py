@@ -197,6 +197,15 @@ def _reload_good(site: ChaosSite) -> None:
     site.splitmx.reload()
 
 
+def _remove_sockets(site: ChaosSite) -> None:
+    """A clean-up of the folders where they stand."""
+    sockets = [*site.mta.socket_folder.glob("*.sock"), *site.folder.glob("*.sock")]
+    assert len(sockets) >= 3
+    for path in sockets:
+        path.unlink()
+    wait_for(lambda: all(path.exists() for path in sockets), 10, site.splitmx.tail)
+
+
 DRILLS = (
     Drill("a worker is killed", _kill_and_replaced("worker"), known=False),
     Drill("the keeper is killed", _kill_and_replaced("keeper")),
@@ -205,6 +214,7 @@ DRILLS = (
     Drill("the keeper hangs", _hang_and_replaced("keeper"), short=False, letters=300),
     Drill("the supervisor hangs", _hang_supervisor, _service_manager_restarts, known=False, short=False),
     Drill("the keeper dies again and again", _keeper_dies_again_and_again, short=False),
+    Drill("the socket files are removed", _remove_sockets, known=False),
     Drill("slapd is stopped", lambda s: s.slapd.stop(), lambda s: s.slapd.start(), strangers_wait=True),
     Drill("slapd hangs", lambda s: s.slapd.hang(), lambda s: s.slapd.cont(), strangers_wait=True),
     Drill("slapd comes back empty", _empty_slapd, _refill_slapd, strangers_wait=True),

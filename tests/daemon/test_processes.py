@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,37 @@ def test_keeper_preempts_no_worker(site: Site) -> None:
     assert os.sched_getscheduler(worker) == os.SCHED_OTHER
     assert os.sched_getscheduler(keeper) == os.SCHED_BATCH
     assert os.getpriority(os.PRIO_PROCESS, keeper) == os.getpriority(os.PRIO_PROCESS, worker)
+
+
+def test_socket_files_that_are_removed_are_made_again(site: Site) -> None:
+    """A clean-up takes every socket file away: all are back soon, with their modes, and the log says it."""
+    paths = sorted(site.folder.glob("*.sock"))
+    modes = [path.stat().st_mode for path in paths]
+    assert len(paths) >= 3
+    for path in paths:
+        path.unlink()
+    site.answers("ann@example.com", LOCAL)
+    wait_for(lambda: [path.stat().st_mode for path in paths if path.exists()] == modes, 10, site.splitmx.tail)
+    site.loaded()
+    assert site.splitmx.log.read_text().count("a socket file was gone and is made again") == len(paths)
+    time.sleep(2.5)
+    assert site.splitmx.log.read_text().count("a socket file was gone and is made again") == len(paths)
+
+
+def test_a_socket_file_that_somebody_else_took_is_left_alone(site: Site) -> None:
+    """Another program listens under our name: it is not taken over, and the log names the listener until it is gone."""
+    (site.folder / "policy.sock").unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(site.folder / "policy.sock"))
+        other.listen()
+        wait_for(
+            lambda: "another process listens there; not taken over" in site.splitmx.log.read_text(),
+            10,
+            site.splitmx.tail,
+        )
+        assert site.ask("ann@example.com") == ("OK", LOCAL)
+    wait_for(lambda: "is made again" in site.splitmx.log.read_text(), 10, site.splitmx.tail)
+    site.answers("ann@example.com", LOCAL)
 
 
 def test_hung_worker_is_killed_and_replaced(site: Site) -> None:
