@@ -31,6 +31,7 @@ class _Hand:
         self.busy_since = 0.0
         self.limit = 0.0
         self.lost = False
+        self.done: Done | None = None  # who waits for the job
         self.thread = threading.Thread(target=self._run, name=f"{crew.directory.name}-{number}", daemon=True)
         self.thread.start()
 
@@ -57,11 +58,19 @@ class _Hand:
             source.close()
 
     def _done(self, done: Done, result: Any, error: BaseException | None) -> None:
-        if self.lost:
-            return
-        self.busy_since = 0.0
-        done(result, error)
+        if self.lost:  # it came back after all: it ends, and another one may begin
+            self.crew.lost -= 1
+            self.jobs.put(None)
+        else:
+            self.busy_since = 0.0
+            done(result, error)
         self.crew.freed()
+
+    def give_up(self) -> None:
+        """Wait for it no longer, and tell who does."""
+        self.lost = True
+        if self.done is not None:
+            self.done(None, DirectoryTimeout("a thread that asked did not come back"))
 
 
 class Crew:
@@ -97,6 +106,7 @@ class Crew:
             self.hands.append(hand)
         hand.busy_since = time.monotonic()
         hand.limit = limit
+        hand.done = done
         hand.jobs.put((job, done))
         return True
 
@@ -104,9 +114,9 @@ class Crew:
         """Give up threads that overran; False when none is left and only a new process helps."""
         now = time.monotonic()
         for hand in [one for one in self.hands if one.busy_since and now - one.busy_since > one.limit + GIVE_UP]:
-            hand.lost = True
             self.hands.remove(hand)
             self.lost += 1
+            hand.give_up()
         return self.lost < THREADS
 
     def close(self) -> None:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory that is configured by its host name, while name servers do not answer."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyd.keeper import crew
+from tests.checks.zone import Zone
+from tests.daemon.site import LOCAL, REMOTE, Site
+from tests.mta import daemon
+from tests.mta.places import new_address
+from tests.mta.waiting import wait_for
+from tests.servers.slapd import Slapd
+from transport.config.settings import Directory, FileOptions
+from transport.directories.base import DirectoryTimeout
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Zone]:
+    """The daemon's only name server, which knows directory.test; one question to it takes seven seconds at most."""
+    with Zone({"directory.test": {"A": ["127.0.0.1"]}}, host=new_address(), port=53) as zone:
+        own = folder / "resolv.conf"
+        own.write_text(f"nameserver {zone.host}\noptions timeout:7 attempts:1\n")
+        command = ["unshare", "-m", "sh", "-c", f'mount --bind {own} /etc/resolv.conf && exec "$@"', "sh"]
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("a mount namespace is needed")
+        monkeypatch.setattr(daemon, "COMMAND", [*command, *daemon.COMMAND])
+        yield zone
+
+
+def test_a_name_server_that_is_silent_is_a_directory_that_hangs(
+    sites: Callable[..., Site], slapd: Slapd, names: Zone
+) -> None:
+    """Its connection is lost while its name cannot be looked up: listed people are answered, strangers put off, soon at
+    once; when names are known again all is well, with the same keeper."""
+    slapd.person("uma", "uma@example.com")
+    site = sites("ann@example.com", fresh_for="500ms", sync_every="300s")
+    url = slapd.url.replace("127.0.0.1", "directory.test")
+    text = (
+        f'[directories.corp]\ntype = "ldap"\nurl = ["{url}"]\nbind_dn = "{slapd.admin}"\nbase = "{slapd.base}"\n'
+        f'bind_password_file = "{slapd.secret_file(site.folder)}"\nfilter = "(mail=*)"\n'
+        'fresh_for = "500ms"\nsync_every = "300s"\n'
+    )
+    site.splitmx.write(site.config(more=text).replace('local = ["here"]', 'local = ["corp", "here"]'))
+    site.start()
+    site.answers("stranger@example.com", REMOTE)
+    keeper = site.pids("keeper")
+    names.silent = True
+    slapd.restart()
+    wait_for(lambda: site.ask(f"s{time.monotonic()}@example.com")[0] == "TEMP", 15, site.splitmx.tail)
+
+    def circuit() -> str:
+        site.ask(f"s{time.monotonic()}@example.com")
+        return str(site.status()["directories"]["corp"]["queries"]["circuit"])
+
+    wait_for(lambda: circuit() == "open", 20, site.splitmx.tail)
+    assert site.ask("stranger2@example.com")[0] == "TEMP"
+    assert site.ask("ann@example.com") == site.ask("uma@example.com") == ("OK", LOCAL)
+    names.silent = False
+    wait_for(lambda: site.ask(f"s{time.monotonic()}@example.com") == ("OK", REMOTE), 40, site.splitmx.tail)
+    assert site.pids("keeper") == keeper
+
+
+class _Loop:
+    """As much of an event loop as a crew needs: what its threads say is done at once."""
+
+    def call_soon_threadsafe(self, what: Callable[..., object], *words: Any) -> None:
+        what(*words)
+
+
+def test_a_thread_that_comes_back_after_all_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads that stood still for too long are given up, and who asked is told once, so that a probe is followed
+    by another one; those that return make room for others."""
+    monkeypatch.setattr(crew, "GIVE_UP", -1.0)
+    monkeypatch.setattr(crew, "open_source", lambda _: None)
+    loop: Any = _Loop()
+    made = crew.Crew(loop, Directory("here", "file", FileOptions("x", "list"), b""), lambda: None)
+    gate = threading.Event()
+    answers: list[object] = []
+    for _ in range(crew.THREADS):
+        assert made.submit(lambda _: gate.wait(20), lambda result, error: answers.append(result or type(error)), 0.0)
+    assert not made.submit(lambda _: None, lambda *_: None, 0.0)
+    assert not made.look_after()
+    assert answers == [DirectoryTimeout] * crew.THREADS
+    gate.set()
+    wait_for(lambda: made.look_after() and made.free == crew.THREADS, 10)
+    assert answers == [DirectoryTimeout] * crew.THREADS
+    assert made.submit(lambda _: 1, lambda result, _: answers.append(result), 0.0)
+    wait_for(lambda: answers[crew.THREADS :] == [1], 10)
+    made.close()
