@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from policyd import log
 from transport.config.settings import Directory
 from transport.directories import open_source
 from transport.directories.base import DirectoryTimeout, Source
@@ -102,7 +103,12 @@ class Crew:
         if hand is None:
             if len(self.hands) + self.lost >= THREADS:
                 return False
-            hand = _Hand(self, len(self.hands) + self.lost + 1)
+            try:
+                hand = _Hand(self, len(self.hands) + self.lost + 1)
+            except RuntimeError as error:
+                log.limited(log.ERROR, "thread", "no thread can be started: raise TasksMax= or the limit of processes",
+                            directory=self.directory.name, error=error)  # fmt: skip
+                return False
             self.hands.append(hand)
         hand.busy_since = time.monotonic()
         hand.limit = limit

@@ -117,5 +117,8 @@ class Listening:
             except RuntimeError:
                 pass  # the keeper has ended
 
-        threading.Thread(target=work, name=f"listen-{self.directory.name}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"listen-{self.directory.name}", daemon=True).start()
+        except RuntimeError as error:
+            raise DirectoryError(str(error), "raise TasksMax= or the limit of processes") from None
         return await made

@@ -176,26 +176,27 @@ class LiveQueue:
                 if now - youngest < _SECOND:
                     self._again = self.loop.call_later(_SECOND, self._dispatch)
                     return
-            self._begin(now)
+            if not self._begin(now):
+                return
 
-    def _begin(self, now: float) -> None:
-        items = []
-        for at in list(self.waiting)[: BATCH - CANARIES_ASKED]:
-            item = self.waiting.pop(at)
-            self.flying[at] = item
-            items.append(item)
-        oldest = min(item.since for item in items)
-        limit = max(0.05, oldest + self.deadline - now)
+    def _begin(self, now: float) -> bool:
+        """Ask for those that have waited longest. What fails before the query is on its way leaves them waiting."""
+        items = list(self.waiting.values())[: BATCH - CANARIES_ASKED]
+        limit = max(0.05, min(item.since for item in items) + self.deadline - now)
         batch = _Batch(items, now, now + limit)
         asked = [(item.local, item.domain) for item in items]
         canaries = self.canaries.choose(self.directory, {item.domain for item in items})
+        if not self._submit(asked, canaries, limit, lambda result, error: self._answered(batch, result, error)):
+            return False
         self.queries += 1
-        self._submit(asked, canaries, limit, lambda result, error: self._answered(batch, result, error))
+        for at in asked:
+            self.flying[at] = self.waiting.pop(at)
         self.batches[batch] = None
         batch.timers = [
             self.loop.call_later(limit, self._late, batch),
             self.loop.call_later(limit * _SUSPECT, self._accompany, batch, canaries),
         ]
+        return True
 
     def _submit(
         self,
@@ -376,9 +377,13 @@ class LiveQueue:
         self._probe_timer = None
         if self.closed or not self.circuit.open:
             return
-        canaries = self.canaries.choose(self.directory, ())
-        if not self._submit(_nobody(canaries), canaries, self.deadline, self._probed):
-            self._schedule_probe()
+        asked = False
+        try:
+            canaries = self.canaries.choose(self.directory, ())
+            asked = self._submit(_nobody(canaries), canaries, self.deadline, self._probed)
+        finally:
+            if not asked:
+                self._schedule_probe()
 
     def _probed(self, result: Answers | None, error: BaseException | None) -> None:
         if self.closed or not self.circuit.open:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from policyd import log
 from transport.config.settings import Directory, FileOptions
 from transport.directories.files.stamp import Stamp, stamp
 
@@ -27,7 +28,11 @@ class FileWatch:
         self._loop = loop
         self._changed = changed
         self._closed = threading.Event()
-        threading.Thread(target=self._run, name=f"watch-{directory.name}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=f"watch-{directory.name}", daemon=True).start()
+        except RuntimeError as error:  # at the limit of threads: it is read now and then all the same
+            log.limited(log.ERROR, f"watch {directory.name}", "a file is not watched: raise TasksMax= or the limit of "
+                        "processes", directory=directory.name, error=error)  # fmt: skip
 
     def look(self) -> Stamp:
         """Look now, in the calling thread."""

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory that is configured by its host name, while name servers do not answer."""
+"""Threads that ask a directory and do not come back, or cannot begin: name servers that are silent, limits."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from policyd.keeper import crew
+from policyd.keeper import crew, queue
+from policyd.link import Live
 from tests.checks.zone import Zone
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta import daemon
@@ -20,7 +24,8 @@ from tests.mta.places import new_address
 from tests.mta.waiting import wait_for
 from tests.servers.slapd import Slapd
 from transport.config.settings import Directory, FileOptions
-from transport.directories.base import DirectoryTimeout
+from transport.directories.base import DirectoryTimeout, Found
+from transport.record import Record
 
 
 @pytest.fixture
@@ -69,6 +74,10 @@ def test_a_name_server_that_is_silent_is_a_directory_that_hangs(
     assert site.pids("keeper") == keeper
 
 
+def _here() -> Directory:
+    return Directory("here", "file", FileOptions("x", "list"), b"")
+
+
 class _Loop:
     """As much of an event loop as a crew needs: what its threads say is done at once."""
 
@@ -82,7 +91,7 @@ def test_a_thread_that_comes_back_after_all_counts_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(crew, "GIVE_UP", -1.0)
     monkeypatch.setattr(crew, "open_source", lambda _: None)
     loop: Any = _Loop()
-    made = crew.Crew(loop, Directory("here", "file", FileOptions("x", "list"), b""), lambda: None)
+    made = crew.Crew(loop, _here(), lambda: None)
     gate = threading.Event()
     answers: list[object] = []
     for _ in range(crew.THREADS):
@@ -96,3 +105,53 @@ def test_a_thread_that_comes_back_after_all_counts_again(monkeypatch: pytest.Mon
     assert made.submit(lambda _: 1, lambda result, _: answers.append(result), 0.0)
     wait_for(lambda: answers[crew.THREADS :] == [1], 10)
     made.close()
+
+
+def test_a_thread_that_cannot_be_started_is_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of threads nothing is asked, and nothing is lost: the next attempt may have room."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loop: Any = _Loop()
+    made = crew.Crew(loop, _here(), lambda: None)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        assert not made.submit(lambda _: None, lambda *_: None, 1.0)
+        assert made.free == crew.THREADS
+    monkeypatch.setattr(crew, "open_source", lambda _: None)
+    answers: list[object] = []
+    assert made.submit(lambda _: 1, lambda result, _: answers.append(result), 1.0)
+    wait_for(lambda: answers == [1], 10)
+    made.close()
+
+
+@pytest.mark.parametrize("where", ["canaries", "thread"])
+def test_a_fault_before_asking_leaves_nobody_waiting_for_ever(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Whatever fails when a query is made up: the address is "could not be asked" by the deadline, and asked anew."""
+
+    def fault(*_: object, **__: object) -> Any:
+        raise RuntimeError("no room")
+
+    async def run() -> None:
+        here = replace(_here(), type="sql", deadline=0.2, fresh_for=0.1)
+        canaries: Any = SimpleNamespace(choose=lambda *_: (), emptied=lambda _: True, forget=lambda *_: None)
+        made = queue.LiveQueue(asyncio.get_running_loop(), here, canaries, lambda: None, lambda: None)
+        answers: list[Live] = []
+        with monkeypatch.context() as broken:
+            if where == "canaries":
+                broken.setattr(canaries, "choose", fault)
+            else:
+                broken.setattr(threading.Thread, "start", fault)
+            made.ask("bob", "example.com", lambda _l, _d, live: answers.append(live))
+            await asyncio.sleep(0.6)
+            assert [one.records for one in answers] == [None]
+        source = SimpleNamespace(ask=lambda *_: Found([Record("bob", "example.com")], ""), close=lambda: None)
+        monkeypatch.setattr(crew, "open_source", lambda _: source)
+        await asyncio.sleep(0.6)  # what could not be asked is not asked again for a moment
+        made.ask("bob", "example.com", lambda _l, _d, live: answers.append(live))
+        await asyncio.sleep(0.3)
+        assert answers[-1].records
+        made.close()
+
+    asyncio.run(run())
