@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from policyd import log
 from policyd.link import Live
 from policyd.worker.knowledge import Triple
 from policyd.worker.pace import INTERVAL, TURN, Pace
@@ -162,8 +163,7 @@ class LiveLink:
         waits = self.pace.give_way()
         many = self.pace.answers(len(self._known)) if waits else _SLICE
         for _ in range(min(many, len(self._known))):
-            pending = self._known.popleft()
-            pending.waiter.resume(pending)
+            _go_on(self._known.popleft())
         if self._known and waits:
             self.loop.call_later(TURN, self._resume)
         elif self._known:
@@ -200,7 +200,7 @@ class LiveLink:
         if pending.loop is not None:
             pending.loop = None
             pending.rounds = MAX_ROUNDS  # it would only ask for that again
-        pending.waiter.resume(pending)
+        _go_on(pending)
 
     def _unlist(self, pending: Pending) -> None:
         for triple in pending.needs:
@@ -218,6 +218,14 @@ class LiveLink:
                     others.remove(pending)
                 if not others:
                     del self._by_loop[pending.loop]
+
+
+def _go_on(pending: Pending) -> None:
+    """One request goes on; a fault in it is nobody else's."""
+    try:
+        pending.waiter.resume(pending)
+    except Exception as error:
+        log.limited(log.ERROR, "resume", "fault in answering one request, it is let go", error)
 
 
 _ABSENT: Any = object()

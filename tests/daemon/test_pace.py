@@ -206,3 +206,27 @@ def test_answers_are_handed_out_in_handfuls_beside_known_recipients(asked: Asked
     while asked.turns.due:
         assert asked.turns.turn() == [0.001]
     assert asked.client.answered == list(range(30))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_fault_in_one_answer_holds_up_no_other(asked: Asked, known: bool) -> None:
+    """A request that cannot go on (its connection is just being closed) is let go; those behind it go on."""
+
+    class Closed(Client):
+        def resume(self, pending: Pending) -> None:
+            raise RuntimeError("the handler is closed")
+
+    first, *others = asked.strangers(5)
+    first.waiter = Closed()
+    asked.turns.turn()
+    asked.answer([triple for message in asked.messages for triple in message])
+    if known:
+        asked.known()
+    for _ in range(20):
+        asked.turns.turn()
+    assert asked.client.answered == [one.request for one in others]
+    late = asked.strangers(3)
+    late[0].waiter = Closed()
+    asked.link.keeper_gone()
+    assert asked.client.answered[4:] == [one.request for one in late[1:]]
+    assert not asked.link.waiting
