@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import dns.flags
@@ -13,6 +15,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+import pytest
 
 
 class Zone:
@@ -60,3 +63,13 @@ class Zone:
             if texts := known.get(kind):
                 reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *texts))
         return reply.to_wire()
+
+
+def asking_only(zone: Zone, folder: Path, options: str) -> list[str]:
+    """Words before a command that let it ask this name server alone, with these options of resolv.conf(5)."""
+    own = folder / "resolv.conf"
+    own.write_text(f"nameserver {zone.host}\noptions {options}\n")
+    words = ["unshare", "-m", "sh", "-c", f'mount --bind {own} /etc/resolv.conf && exec "$@"', "sh"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a mount namespace is needed")
+    return words

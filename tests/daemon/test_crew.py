@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import pytest
 
 from policyd.keeper import crew, queue
 from policyd.link import Live
-from tests.checks.zone import Zone
+from tests.checks.zone import Zone, asking_only
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta import daemon
 from tests.mta.places import new_address
@@ -32,11 +31,7 @@ from transport.record import Record
 def names(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Zone]:
     """The daemon's only name server, which knows directory.test; one question to it takes seven seconds at most."""
     with Zone({"directory.test": {"A": ["127.0.0.1"]}}, host=new_address(), port=53) as zone:
-        own = folder / "resolv.conf"
-        own.write_text(f"nameserver {zone.host}\noptions timeout:7 attempts:1\n")
-        command = ["unshare", "-m", "sh", "-c", f'mount --bind {own} /etc/resolv.conf && exec "$@"', "sh"]
-        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("a mount namespace is needed")
+        command = asking_only(zone, folder, "timeout:7 attempts:1")
         monkeypatch.setattr(daemon, "COMMAND", [*command, *daemon.COMMAND])
         yield zone
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.checks.zone import Zone
+from tests.checks.zone import Zone, asking_only
 from tests.e2e.site import Cleaned, Site
 from tests.mta import daemon
 from tests.mta.places import new_address
@@ -27,11 +26,7 @@ def cloud(cleaned: Cleaned, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Zo
         port=53,
     )
     cleaned(lambda: zone.__exit__(None, None, None))
-    own = folder / "resolv.conf"
-    own.write_text(f"nameserver {zone.host}\noptions timeout:1 attempts:1\n")
-    command = ["unshare", "-m", "sh", "-c", f'mount --bind {own} /etc/resolv.conf && exec "$@"', "sh"]
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a mount namespace is needed")
+    command = asking_only(zone, folder, "timeout:1 attempts:1")
     monkeypatch.setattr(daemon, "COMMAND", [*command, *daemon.COMMAND])
     return zone
 
