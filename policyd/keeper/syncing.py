@@ -182,6 +182,9 @@ class Syncing:
                     log.limited(log.ERROR, f"sync {self.directory.name}", "fault in a sync", error,
                                 directory=self.directory.name)  # fmt: skip
                     self._next_full = time.monotonic() + self.directory.sync_every
+                    self.running_since = None
+                    if order is not None and not order.done.done():
+                        order.done.set_result(SyncReport(self.directory.name, error=_text(error)))
                 continue
             try:
                 await asyncio.wait_for(self._wake.wait(), self._pause())

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from policyd.keeper import crew, queue
+from policyd.keeper import crew, queue, syncing
 from policyd.link import Live
 from tests.checks.zone import Zone, asking_only
 from tests.daemon.site import LOCAL, REMOTE, Site
@@ -22,7 +22,7 @@ from tests.mta import daemon
 from tests.mta.places import new_address
 from tests.mta.waiting import wait_for
 from tests.servers.slapd import Slapd
-from transport.config.settings import Directory, FileOptions
+from transport.config.settings import Directory, FileOptions, Settings
 from transport.directories.base import DirectoryTimeout, Found
 from transport.record import Record
 
@@ -147,6 +147,26 @@ def test_a_fault_before_asking_leaves_nobody_waiting_for_ever(monkeypatch: pytes
         made.ask("bob", "example.com", lambda _l, _d, live: answers.append(live))
         await asyncio.sleep(0.3)
         assert answers[-1].records
+        made.close()
+
+    asyncio.run(run())
+
+
+def test_a_reading_that_cannot_begin_is_told_to_whom_it_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sync` at the limit of threads ends with the reason, and does not wait for ever."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        writer: Any = SimpleNamespace(instance="")
+        made = syncing.Syncing(writer, _here(), Settings(), lambda *_: None, lambda _: None)
+        order = syncing.Order()
+        made.order(order)
+        report = await asyncio.wait_for(order.done, 5)
+        assert not report.good
+        assert "can't start new thread" in report.error
         made.close()
 
     asyncio.run(run())
