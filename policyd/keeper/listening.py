@@ -73,7 +73,8 @@ class Listening:
                 await lost.wait()
             finally:
                 self.up = False
-                self.loop.remove_reader(listener.fileno)
+                if not lost.is_set():
+                    self.loop.remove_reader(listener.fileno)
                 listener.close()
             if self.loop.time() - began > _LAST:
                 pause = _FIRST
@@ -84,7 +85,7 @@ class Listening:
         found = listener.received()
         if found is None:
             lost.set()
-            self.loop.remove_reader(listener.fileno)
+            self.loop.remove_reader(listener.fileno)  # at once: libpq has closed it, and its number is given to others
             return
         for names in found:
             self.heard += 1
