@@ -59,7 +59,9 @@ class Loader:
         try:
             result = Loaded(*pickle.loads(bytes(self._data)))  # noqa: S301  written by our own child
         except (pickle.UnpicklingError, EOFError, TypeError, AttributeError, ImportError):
-            result = Loaded(None, "", ("the process that loads the configuration died; see the log above",))
+            result = Loaded(
+                None, "", ("loading the configuration was cut off: was its process killed for want of memory?",)
+            )
         return self._end(result)
 
     def _end(self, result: Loaded) -> Loaded:
@@ -95,9 +97,11 @@ def _child(path: Path, writing: int) -> None:
 
 def load(path: Path) -> Loaded:
     """Load and check `path` here and now; every mistake becomes one line, nothing is raised for a bad file."""
-    from transport.config.errors import ConfigErrors
-    from transport.config.load import load as load_settings
-
+    try:
+        from transport.config.errors import ConfigErrors
+        from transport.config.load import load as load_settings
+    except ImportError as error:  # the files on disk are of another version than what runs
+        return Loaded(None, "", (f"the program's files have changed ({error}): restart it instead",))
     try:
         text = path.read_text("utf-8")
         return Loaded(load_settings(path), text, ())

@@ -23,6 +23,7 @@ from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
 from policyd.keeper.loops import Loops
 from policyd.keeper.peers import Peers, SpfError, resolve_spf
 from policyd.link import Age, Channel, LinkClosedError, Live
+from policyd.loader import Loader
 from policyd.supervisor import needs_restart
 from policyd.worker import cache
 from policyd.worker.cache import Cache
@@ -197,6 +198,15 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
         sockets.take_lock(tmp_path)
     os.close(first)
     os.close(sockets.take_lock(tmp_path))
+
+
+def test_another_version_on_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload after an upgrade without a restart is refused by what to do, and the old settings stay."""
+    (tmp_path / "splitmx.toml").write_text("")
+    monkeypatch.setitem(sys.modules, "transport.config.load", None)
+    loaded = Loader(tmp_path / "splitmx.toml").wait()
+    assert loaded.settings is None
+    assert "restart it" in loaded.errors[0]
 
 
 def test_loops_are_remembered_for_a_day(tmp_path: Path) -> None:
