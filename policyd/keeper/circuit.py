@@ -16,7 +16,7 @@ FIRST_PROBE, LAST_PROBE = 0.25, 5.0
 
 def spread(seconds: float, chance: random.Random | None = None) -> float:
     """Up to a quarter more or less, so that many hosts do not come back to one server at the same moment."""
-    return seconds * (chance or random.Random()).uniform(0.75, 1.25)  # noqa: S311  guards nothing
+    return seconds * (chance or random.SystemRandom()).uniform(0.75, 1.25)
 
 
 class Circuit:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small files in the state directory, replaced whole: what the keeper remembers over a restart.
 
-The keeper's loop only reads them at start and writes them in a thread: a disk that stands still holds up no answer.
+What changes by itself goes through `Saver`, in a thread: a disk that stands still holds up no answer. Only what a start
+or a reload writes (`policyd.keeper.changes`) is written in the loop.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ def replace(path: Path, text: str) -> bool:
     return True
 
 
+_SLOW = 2.0  # seconds after which a write that has not ended is a fault of the disk
+
+
 class Saver:
     """Replaces one file from the loop, in a thread, one text at a time: of those that wait the newest."""
 
@@ -40,16 +45,21 @@ class Saver:
         self.path = path
         self._text: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._began = 0.0  # CLOCK_MONOTONIC of the write that is going on
 
     def save(self, text: str) -> None:
         """Write this text as soon as the one before is written."""
         self._text = text
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._began and time.monotonic() - self._began > _SLOW:
+            log.limited(log.WARNING, f"slow {self.path.name}", "the disk does not answer, a state file is not written: "
+                        "look at the disk; a restart would forget what is new", file=self.path)  # fmt: skip
 
     async def _run(self) -> None:
         while self._text is not None:
             text, self._text = self._text, None
+            self._began = time.monotonic()
             await asyncio.to_thread(replace, self.path, text)
 
     async def finish(self, seconds: float) -> None:

@@ -295,7 +295,9 @@ def test_loop_of_a_listed_address_is_451_first_and_550_after_its_grace(sites: Ca
 def test_a_disk_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) -> None:
     """Writing down a first sight never ends (a FIFO nobody reads): strangers are still asked live, status answers,
     and the keeper lives on."""
-    site = _with_peers(sites, fresh_for="100ms").start()
+    site = _with_peers(sites, fresh_for="100ms")
+    site.add("cyd@example.com", location="cloud")
+    site.start()
     keeper = site.pids("keeper")
     os.mkfifo(site.folder / "state" / ".loops.json.new")
     assert _exchange(site.folder / "policy.sock", LOOP).startswith(b"action=451 4.4.6 ")
@@ -304,6 +306,9 @@ def test_a_disk_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) ->
         assert site.ask(f"stranger{time.monotonic()}@example.com") == ("OK", REMOTE)
         assert site.control("ping")["ok"]
         time.sleep(0.2)
+    again = LOOP.replace(b"bob@", b"cyd@")  # another first sight, while the one before is not written yet
+    assert _exchange(site.folder / "policy.sock", again).startswith(b"action=451 4.4.6 ")
+    wait_for(lambda: "the disk does not answer" in site.splitmx.log.read_text(), 5, site.splitmx.tail)
     assert site.pids("keeper") == keeper
 
 
