@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,25 @@ def test_keeper_preempts_no_worker(site: Site) -> None:
     assert os.sched_getscheduler(worker) == os.SCHED_OTHER
     assert os.sched_getscheduler(keeper) == os.SCHED_BATCH
     assert os.getpriority(os.PRIO_PROCESS, keeper) == os.getpriority(os.PRIO_PROCESS, worker)
+
+
+def test_a_worker_takes_the_processor_from_the_keeper(site: Site) -> None:
+    """Each thread of the keeper runs in longer slices than a worker, so that a worker that wakes up goes first."""
+    (worker,), (keeper,) = site.pids("worker"), site.pids("keeper")
+    slices = [_slice(int(thread.name)) for thread in Path(f"/proc/{keeper}/task").iterdir()]
+    assert len(slices) > 1
+    ours = os.uname()
+    new = tuple(int(part) for part in ours.release.split("-")[0].split(".")[:2]) >= (6, 12)
+    longer = new and ours.machine in ("x86_64", "aarch64")
+    assert all((one > _slice(worker)) == longer for one in slices)
+
+
+def _slice(thread: int) -> int:
+    """The slice in nanoseconds that a thread has asked for, or the kernel's default (sched_getattr(2))."""
+    number = 315 if os.uname().machine == "x86_64" else 275
+    attributes = ctypes.create_string_buffer(48)
+    assert ctypes.CDLL(None).syscall(number, thread, attributes, len(attributes), 0) == 0
+    return int(struct.unpack("=IIQiIQQQ", attributes.raw)[5])
 
 
 def test_socket_files_that_are_removed_are_made_again(site: Site) -> None:
