@@ -300,6 +300,8 @@ class Supervisor:
             return
         self.last_look = now
         renewed = self.listeners.renew_lost()
+        if False in renewed:  # if the keeper's own are among them, it counts from the start
+            self._tell(self.keeper, ("fault", "listener"))
         for slot in self.slots:
             if (slot is self.keeper) in renewed:
                 self._tell(slot, ("stop",))

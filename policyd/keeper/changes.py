@@ -8,6 +8,7 @@ by us alone. Secrets are never in the log: a value under `url` loses its passwor
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -61,6 +62,21 @@ def record(settings: Settings, text: str, by: str) -> list[str]:
     files.replace(log_path(state), "\n".join([*lines, json.dumps(line)]) + "\n")
     log.say(log.INFO, "settings changed", by=by, digest=settings.digest.hex()[:12], differences=len(differs))
     return differs
+
+
+class ChangeLog:
+    """`record` in a thread, one after the other: comparing long texts takes a second, and the disk may stand still."""
+
+    def __init__(self) -> None:
+        self._alone = asyncio.Lock()
+
+    async def note(self, settings: Settings, text: str, by: str) -> None:
+        """Write down that `text` is in use now; never raises."""
+        try:
+            async with self._alone:
+                await asyncio.to_thread(record, settings, text, by)
+        except Exception as error:
+            log.limited(log.ERROR, "changes", "fault in the change log; the settings are in use all the same", error)
 
 
 def differences(before: str, after: str) -> list[str]:

@@ -32,6 +32,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from policyd import log
+from policyd.keeper.status import version
 from policyd.keeper.syncing import Order, Syncing
 from policyd.link import Live
 from policyd.sockets import Open
@@ -102,7 +103,7 @@ class Control:
             return {"ok": False, "error": f"fault in the daemon: {type(error).__name__}; see its log"}
 
     async def _do_ping(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": self.keeper.version()}
+        return {"pid": os.getpid(), "version": version()}
 
     async def _do_status(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         return {"status": self.keeper.status()}

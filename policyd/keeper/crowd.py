@@ -97,7 +97,7 @@ class Crowd:
         for key, number in counts.decisions.items():
             self.decisions[key] = self.decisions.get(key, 0) + number
         for kind, number in counts.faults.items():
-            self.faults[kind] = self.faults.get(kind, 0) + number
+            self.fault(kind, number)
         for at, number in enumerate(counts.latency):
             self.latency[at] += number
         self.seconds += counts.seconds
@@ -105,6 +105,10 @@ class Crowd:
         self.accepted += counts.accepted
         link.connections, link.waiting, link.rss = counts.connections, counts.waiting, counts.rss
         link.counted_at = time.monotonic()
+
+    def fault(self, kind: str, number: int = 1) -> None:
+        """Count faults of ours, in a worker or elsewhere."""
+        self.faults[kind] = self.faults.get(kind, 0) + number
 
     def send(self, message: Message) -> None:
         """To every worker."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small files in the state directory, replaced whole: what the keeper remembers over a restart.
 
-What changes by itself goes through `Saver`, in a thread: a disk that stands still holds up no answer. Only what a start
-or a reload writes (`policyd.keeper.changes`) is written in the loop.
+All is written in threads (`Saver`, `policyd.keeper.changes.ChangeLog`): a disk that stands still holds up no answer.
 """
 
 from __future__ import annotations
@@ -39,7 +38,10 @@ _SLOW = 2.0  # seconds after which a write that has not ended is a fault of the 
 
 
 class Saver:
-    """Replaces one file from the loop, in a thread, one text at a time: of those that wait the newest."""
+    """Replaces one file from the loop, in a thread, one text at a time: of those that wait the newest.
+
+    A text that the disk refused waits for the next `save` or `again`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,11 +58,31 @@ class Saver:
             log.limited(log.WARNING, f"slow {self.path.name}", "the disk does not answer, a state file is not written: "
                         "look at the disk; a restart would forget what is new", file=self.path)  # fmt: skip
 
+    def again(self) -> None:
+        """Try to write what could not be written; call it now and then."""
+        if self._text is not None:
+            self.save(self._text)
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether the file is not what it should be, but for the moment that writing takes."""
+        writing = self._task is not None and not self._task.done()
+        return time.monotonic() - self._began > _SLOW if writing else self._text is not None
+
     async def _run(self) -> None:
         while self._text is not None:
             text, self._text = self._text, None
             self._began = time.monotonic()
-            await asyncio.to_thread(replace, self.path, text)
+            if not await self._written(text):
+                self._text = self._text or text
+                return
+
+    async def _written(self, text: str) -> bool:
+        try:
+            return await asyncio.to_thread(replace, self.path, text)
+        except Exception as error:  # no thread can be started
+            log.limited(log.WARNING, f"write {self.path.name}", "cannot write a state file", error, file=self.path)
+            return False
 
     async def finish(self, seconds: float) -> None:
         """Wait until all is written, at most so long."""

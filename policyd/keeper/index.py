@@ -29,6 +29,8 @@ class IndexCare:
         self.error = "not opened yet"
         self.opened = opened
         self.rebuilt = rebuilt
+        self._then: Callable[[], None] | None = None  # opened or rebuilt, still to be called
+        self._noted = b""  # the digest that the file has
         self._deep_at = time.monotonic()
 
     @property
@@ -37,46 +39,59 @@ class IndexCare:
         return None if self.writer is None else self.writer.mark
 
     async def run(self, settings: Callable[[], Settings]) -> None:
-        """Never gives up: a full disk is emptied some day."""
+        """Never gives up: a full disk is emptied some day, and what failed half-way goes on where it stopped."""
         while True:
             try:
                 if self.writer is None:
-                    await self._open(settings())
+                    await self._open()
                 elif reason := await asyncio.to_thread(self._look, self.writer):
-                    await self.rebuild(reason, settings())
+                    await self._recover(reason)
+                await self._go_on(settings())
             except IndexFault as fault:
                 self.fault(fault)
             except Exception as error:
                 log.limited(log.ERROR, "index", "fault in keeping the index", error)
             await asyncio.sleep(_AGAIN if self.writer is None else _CHECK)
 
-    async def _open(self, settings: Settings) -> None:
+    async def _open(self) -> None:
         writer = await asyncio.to_thread(Writer, self.state)
         self.error = ""
         if writer.said:
             log.say(log.WARNING, "index", said=writer.said)
         self.writer = writer
-        await self.note(settings)
-        self.opened()
+        self._then = self.opened
+
+    async def _recover(self, reason: str) -> None:
+        assert self.writer is not None
+        await asyncio.to_thread(self.writer.recover, reason)
+        log.say(log.ERROR, "index was broken", said=self.writer.said)
+        self._noted = b""
+        self._then = self._then or self.rebuilt
+
+    async def _go_on(self, settings: Settings) -> None:
+        """What is still to be done after the file was opened, rebuilt, or could not be written."""
+        if self._noted != settings.digest:
+            await self.note(settings)
+        if self._then is not None:
+            then, self._then = self._then, None
+            then()
 
     async def rebuild(self, reason: str, settings: Settings) -> None:
         """Put a new, empty index in place of a broken one; the directories fill it."""
         if self.writer is None:
             return
         try:
-            await asyncio.to_thread(self.writer.recover, reason)
+            await self._recover(reason)
+            await self._go_on(settings)
         except IndexFault as fault:
             self.fault(fault)
-            return
-        log.say(log.ERROR, "index was broken", said=self.writer.said)
-        await self.note(settings)
-        self.rebuilt()
 
     async def note(self, settings: Settings) -> None:
         """Write down the configuration's digest: another one is a new generation."""
         if self.writer is not None:
             try:
                 await asyncio.to_thread(self.writer.settings, settings.digest, list(settings.directories))
+                self._noted = settings.digest
             except IndexFault as fault:
                 self.fault(fault)
 

@@ -11,14 +11,14 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from policyd import log
-from policyd.keeper import changes
 from policyd.keeper.answers import Answers
 from policyd.keeper.canaries import CanaryStore
+from policyd.keeper.changes import ChangeLog
 from policyd.keeper.control import Control
 from policyd.keeper.crowd import Crowd, WorkerLink
 from policyd.keeper.index import IndexCare
@@ -40,6 +40,7 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
+_NOTING = 5.0  # seconds that a reload waits for the change log
 
 
 class Keeper:
@@ -76,8 +77,9 @@ class Keeper:
         self._moment: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
-        changes.record(settings, text, "start")
+        self.changes = ChangeLog()
         self._use(settings)
+        self._task(self.changes.note(settings, text, "start"))
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -98,10 +100,11 @@ class Keeper:
         self.static.changed()
         self.supervisor.send(("ready",))
 
-    def _task(self, work: Any) -> None:
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _beat(self) -> None:
         self.loop.call_later(_BEAT, self._beat)
@@ -115,6 +118,8 @@ class Keeper:
                     self.hopeless(f"all threads that ask directory {queue.directory.name} hang")
             self.renew()
             self.loops.save()
+            for one in (self.loops.file, self.peers.file):
+                one.again()
             self.tell_ages()
         except Exception as error:
             log.limited(log.ERROR, "keeper second", "fault in the keeper's timer", error)
@@ -179,7 +184,7 @@ class Keeper:
 
     async def _swap(self, settings: Settings, text: str) -> None:
         """New settings from the supervisor; the workers have them already."""
-        changes.record(settings, text, "reload")
+        noted = self._task(self.changes.note(settings, text, "reload"))
         self.refused = ()
         self.loaded_at = time.time()
         self._use(settings)
@@ -188,6 +193,7 @@ class Keeper:
         self.tell_ages()
         self.tell_peers()
         self.static.changed()
+        await asyncio.wait([noted], timeout=_NOTING)  # who asked may look at it
         self._reloaded(())
 
     async def reload(self) -> tuple[str, ...]:
@@ -344,6 +350,8 @@ class Keeper:
             case ("refused", errors):
                 self.refused = tuple(errors)
                 self._reloaded(tuple(errors))
+            case ("fault", kind):
+                self.crowd.fault(kind)
             case ("link", number):
                 self.link(number, socket.socket(fileno=channel.descriptor()))
             case ("stop",):
@@ -351,15 +359,6 @@ class Keeper:
                     self._task(self.stop())
 
     # --- what control asks for --------------------------------------------------------------------------------
-
-    def version(self) -> str:
-        """Of this program."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("splitmx")
-        except PackageNotFoundError:
-            return ""
 
     def status(self) -> dict[str, Any]:
         """Everything that `splitmx status` shows."""

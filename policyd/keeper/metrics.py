@@ -175,6 +175,13 @@ class KeeperCollector(Collector):
         yield GaugeMetricFamily(
             "splitmx_static_failed", "1 when the last build of static maps failed.", float(bool(keeper.static.error))
         )
+        unwritten = GaugeMetricFamily(
+            "splitmx_unwritten", "1 while a file of the state directory cannot be written.", labels=["file"]
+        )
+        unwritten.add_metric(["index.sqlite"], float(bool(keeper.index.error)))
+        for saver in (keeper.loops.file, keeper.peers.file):
+            unwritten.add_metric([saver.path.name], float(saver.unwritten))
+        yield unwritten
         yield CounterMetricFamily(
             "splitmx_observed", "Decisions of observed domains written.", keeper.observations.written
         )

@@ -48,15 +48,25 @@ class Observations:
         while self._waiting:
             batch = list(self._waiting)
             self._waiting.clear()
-            await asyncio.to_thread(self._write, batch)
+            if await self._written(batch):
+                self.written += len(batch)
+            else:
+                self.dropped += len(batch)
+
+    async def _written(self, batch: list[dict[str, Any]]) -> bool:
+        try:
+            return await asyncio.to_thread(self._write, batch)
+        except Exception as error:  # no thread can be started
+            log.limited(log.WARNING, "observe write", "cannot write observed decisions", error)
+            return False
 
     async def finish(self, seconds: float) -> None:
         """Wait until all is written, at most so long."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=seconds)
 
-    def _write(self, decisions: list[dict[str, Any]]) -> None:
-        """In the thread."""
+    def _write(self, decisions: list[dict[str, Any]]) -> bool:
+        """In the thread; whether they stand in the file."""
         day = time.strftime("%Y-%m-%d", time.gmtime())
         path = self.folder / f"{day}.jsonl"
         text = "".join(json.dumps(one, ensure_ascii=True) + "\n" for one in decisions)
@@ -66,16 +76,15 @@ class Observations:
                 self._prune(day)
                 self._day = day
             if path.exists() and path.stat().st_size + len(text) > DAY_BYTES:
-                self.dropped += len(decisions)
                 log.limited(log.WARNING, "observe full", "today's file of observed decisions is full",
                             file=path)  # fmt: skip
-                return
+                return False
             with path.open("a", encoding="ascii") as file:
                 file.write(text)
-            self.written += len(decisions)
         except OSError as error:
-            self.dropped += len(decisions)
             log.limited(log.WARNING, "observe write", "cannot write observed decisions", file=path, error=error)
+            return False
+        return True
 
     def _prune(self, today: str) -> None:
         days = sorted(path for path in self.folder.glob("????-??-??.jsonl") if path.stem < today)

@@ -20,7 +20,7 @@ def status(keeper: Keeper) -> dict[str, Any]:
     crowd = keeper.crowd
     answers = sum(crowd.decisions.values())
     return {
-        "version": keeper.version(),
+        "version": version(),
         "time": time.time(),
         "keeper": {"pid": os.getpid(), "since": keeper.started},
         "config": {
@@ -150,3 +150,14 @@ def _directories(keeper: Keeper) -> dict[str, Any]:
             }
         found[name] = one
     return found
+
+
+def version() -> str:
+    """Of this program, "" when it is not installed."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("splitmx")
+    except PackageNotFoundError:
+        return ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,11 @@ class Site:
         """What `splitmx status` is told."""
         found: dict[str, Any] = self.control("status")["status"]
         return found
+
+    def metrics(self) -> str:
+        """What Prometheus is told."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as reply:
+            return str(reply.read(), "utf-8")
 
     def pids(self, role: str) -> list[int]:
         """Processes of a role: keeper, worker."""

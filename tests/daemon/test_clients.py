@@ -309,6 +309,8 @@ def test_a_disk_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) ->
     again = LOOP.replace(b"bob@", b"cyd@")  # another first sight, while the one before is not written yet
     assert _exchange(site.folder / "policy.sock", again).startswith(b"action=451 4.4.6 ")
     wait_for(lambda: "the disk does not answer" in site.splitmx.log.read_text(), 5, site.splitmx.tail)
+    assert 'splitmx_unwritten{file="loops.json"} 1.0' in site.metrics()
+    assert 'splitmx_unwritten{file="index.sqlite"} 0.0' in site.metrics()
     assert site.pids("keeper") == keeper
 
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory on a disk that stands still or refuses, and threads that cannot be started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyd.keeper import index as index_care
+from policyd.keeper.files import Saver
+from policyd.keeper.index import IndexCare
+from policyd.keeper.observe import Observations
+from tests.daemon.site import REMOTE, Site
+from transport.config.settings import Daemon, Settings
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
+    """Some of the threads that are asked for cannot be started: those with these numbers, counted from 1."""
+    real, count = asyncio.to_thread, 0
+
+    async def to_thread(work: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in numbers:
+            raise RuntimeError("can't start new thread")
+        return await real(work, *arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+
+
+async def _until(condition: Callable[[], Any], work: Awaitable[None] | None = None) -> None:
+    task = asyncio.ensure_future(work) if work is not None else None
+    try:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_index_is_announced_whatever_step_could_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """No thread can be started at one of the steps: the index is opened, has its digest, and readings begin, once;
+    the same after it was found broken."""
+    monkeypatch.setattr(index_care, "_AGAIN", 0.01)
+    monkeypatch.setattr(index_care, "_CHECK", 0.01)
+    settings = Settings(daemon=Daemon(state=tmp_path), directories={}, destinations={}, domains={}, digest=b"digest")
+    said: list[str] = []
+
+    async def life() -> None:
+        care = IndexCare(tmp_path, lambda: said.append("opened"), lambda: said.append("rebuilt"))
+        _refusing(monkeypatch, {number})
+        await _until(lambda: said == ["opened"], care.run(lambda: settings))
+        (tmp_path / "index.sqlite").write_bytes(b"no index")
+        _refusing(monkeypatch, {number})
+        await _until(lambda: said == ["opened", "rebuilt"], care.run(lambda: settings))
+        await asyncio.sleep(0.1)
+        care.close()
+
+    asyncio.run(life())
+    assert said == ["opened", "rebuilt"]
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
+        assert db.execute("SELECT value FROM state WHERE key = 'settings'").fetchone() == (b"digest",)
+
+
+def test_a_text_that_the_disk_refused_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state file that cannot be replaced (a directory is in its place; no thread) is called unwritten, and its newest
+    text is there once it can be."""
+    path = tmp_path / "file.json"
+    path.mkdir()
+
+    async def life() -> None:
+        saver = Saver(path)
+        for text in ("old", "new"):
+            saver.save(text)
+            await saver.finish(5)
+            assert saver.unwritten
+        path.rmdir()
+        _refusing(monkeypatch, {1})
+        for expected in (True, False, False):
+            saver.again()
+            await saver.finish(5)
+            assert saver.unwritten == expected
+
+    asyncio.run(life())
+    assert path.read_text() == "new"
+
+
+def test_observed_decisions_are_counted_one_way_or_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions that no thread could write are counted as dropped, and the next ones are written."""
+
+    async def life() -> Observations:
+        observations = Observations(tmp_path)
+        _refusing(monkeypatch, {1})
+        for recipient in ("a@example.com", "b@example.com"):
+            observations.add([{"recipient": recipient}])
+            await observations.finish(5)
+        return observations
+
+    observations = asyncio.run(life())
+    assert (observations.written, observations.dropped) == (1, 1)
+
+
+def test_a_change_log_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) -> None:
+    """Writing down a reload never ends (a FIFO nobody reads): the settings are in use, the reload is answered,
+    strangers are asked live meanwhile, and the keeper lives on."""
+    site = sites("ann@example.com", fresh_for="100ms").start()
+    keeper = site.pids("keeper")
+    os.mkfifo(site.folder / "state" / "settings" / ".previous.toml.new")
+    site.splitmx.write(site.config().replace('hosts = ["192.0.2.9"]', 'hosts = ["192.0.2.10"]'))
+    assert site.control("reload")["ok"]
+    other = REMOTE.replace("192.0.2.9", "192.0.2.10")
+    for number in range(20):
+        assert site.ask(f"stranger{number}@example.com") == ("OK", other)
+    assert site.pids("keeper") == keeper
