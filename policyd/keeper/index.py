@@ -87,13 +87,15 @@ class IndexCare:
             self.fault(fault)
 
     async def note(self, settings: Settings) -> None:
-        """Write down the configuration's digest: another one is a new generation."""
+        """Write down the configuration's digest: another one is a new generation. What fails is done again by `run`."""
         if self.writer is not None:
             try:
                 await asyncio.to_thread(self.writer.settings, settings.digest, list(settings.directories))
                 self._noted = settings.digest
             except IndexFault as fault:
                 self.fault(fault)
+            except Exception as error:  # no thread can be started
+                log.limited(log.ERROR, "index", "fault in keeping the index", error)
 
     async def new_generation(self) -> None:
         """Answers change without a change of rows."""

@@ -95,10 +95,13 @@ class Static:
 
                 reports.append(build_exim(settings, reader, static.directory, accept=accept))
         except BuildError as error:
-            self.error, self.accepted = str(error), accept
+            self.error, self.accepted = str(error), self.accepted or accept
             log.limited(log.WARNING, f"static {error}", "static maps are not built, the old ones stay", error=error,
                         hint=getattr(error, "hint", ""))  # fmt: skip
             return
+        except BaseException:
+            self.accepted = self.accepted or accept
+            raise
         finally:
             reader.close()
         self.error = ""

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from policyd.keeper import index as index_care
+from policyd.keeper import static
 from policyd.keeper.files import Saver
 from policyd.keeper.index import IndexCare
 from policyd.keeper.observe import Observations
 from tests.daemon.site import REMOTE, Site
 from transport.config.settings import Daemon, Settings
+from transport.config.settings import Static as StaticTable
 
 
 def _refusing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
@@ -109,6 +111,33 @@ def test_observed_decisions_are_counted_one_way_or_the_other(tmp_path: Path, mon
 
     observations = asyncio.run(life())
     assert (observations.written, observations.dropped) == (1, 1)
+
+
+def test_what_a_human_accepted_outlives_a_build_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss was released, and the build that should take it ends in a fault: the next build takes it."""
+    monkeypatch.setattr(static, "_PAUSE", 0.0)
+    monkeypatch.setattr(static, "_RETRY", 0.01)
+    seen: list[bool] = []
+
+    def failing(*_: Any, accept: bool, **__: Any) -> Any:
+        seen.append(accept)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("transport.maps.build.build", failing)
+    settings = Settings(
+        daemon=Daemon(state=tmp_path), directories={}, destinations={}, domains={},
+        static=StaticTable(for_=("postfix",), directory=tmp_path),
+    )  # fmt: skip
+
+    async def life() -> None:
+        maps = static.Static(settings, tmp_path)
+        maps.accepted = True
+        maps.changed()
+        await _until(lambda: len(seen) >= 3)
+        maps.close()
+
+    asyncio.run(life())
+    assert seen[:3] == [True, True, True]
 
 
 def test_a_change_log_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) -> None:
