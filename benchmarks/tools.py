@@ -35,8 +35,8 @@ class Result:
 
 
 def build(work: Path) -> None:
-    """Compile load and floor into `work`."""
-    for name in ("load", "floor"):
+    """Compile load, floor and spin into `work`."""
+    for name in ("load", "floor", "spin"):
         subprocess.run(["cc", "-O2", "-o", str(work / name), str(HERE / f"{name}.c")], check=True)
 
 
