@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from policyd import log
 from transport.record import Record
 
 Message = tuple[Any, ...]
@@ -166,7 +167,8 @@ class Channel:
 
 
 class LoopChannel:
-    """A Channel in an event loop: calls `on_message` for each message and `on_close` once."""
+    """A Channel in an event loop: calls `on_message` for each message, whatever the one before led to, and `on_close`
+    once."""
 
     def __init__(
         self,
@@ -233,4 +235,7 @@ class LoopChannel:
             self.close()
             return
         for message in messages:
-            self.on_message(self, message)
+            try:
+                self.on_message(self, message)
+            except Exception as error:  # those behind it may carry a descriptor, or somebody waits for them
+                log.limited(log.ERROR, f"message {message[0]}", "fault in handling a message of ours", error)

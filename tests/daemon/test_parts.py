@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of the daemon by themselves: circuit, cache, links, change log, log lines, peers, listeners."""
+"""Parts of the daemon by themselves: circuit, cache, change log, log lines, peers, listeners."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from policyd import link, log, notify, sockets
+from policyd import log, notify, sockets
 from policyd.children import Child
 from policyd.keeper import changes, files
 from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
 from policyd.keeper.loops import Loops
 from policyd.keeper.peers import Peers, SpfError, resolve_spf
-from policyd.link import Age, Channel, LinkClosedError, Live
+from policyd.link import Age, Channel, Live
 from policyd.loader import Loader
 from policyd.supervisor import needs_restart
 from policyd.worker import cache
@@ -88,31 +88,6 @@ def test_counters_send_only_what_was_added() -> None:
     assert counts.decisions == {("transport", "example.com", "LOCAL"): 5}
     assert (counts.cached, counts.latency[0], sum(counts.latency)) == (4, 4, 5)
     assert counters.take(1, 0).decisions == {}
-
-
-def test_channel_keeps_messages_whole_and_carries_descriptors(tmp_path: Path) -> None:
-    """Messages larger than the socket's buffer arrive whole and in order, with their descriptors."""
-    ours, theirs = socket.socketpair()
-    one, other = Channel(ours), Channel(theirs)
-    big = ("settings", "x" * 3_000_000)
-    (tmp_path / "f").write_text("hello")
-    with (tmp_path / "f").open() as file:
-        one.send(("first",))
-        one.send(big)
-        one.send(("link", 3), file.fileno())
-    received: list[link.Message] = []
-    while len(received) < 3:
-        one.flush()
-        received += other.receive()
-    assert received == [("first",), big, ("link", 3)]
-    with os.fdopen(other.descriptors.popleft()) as copy:
-        assert copy.read() == "hello"
-    one.close()
-    with pytest.raises(LinkClosedError):
-        other.receive()
-    with pytest.raises(LinkClosedError):
-        other.send(("x",))
-    other.close()
 
 
 def test_change_log_tells_differences_without_secrets() -> None:
