@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.static.setup import Setup
+from transport.maps.write import Text
 
 
 def in_a_process(
@@ -125,11 +127,40 @@ def test_a_failing_postmap_leaves_the_old_files(setup: Setup) -> None:
     assert setup.stamps() == before
 
 
-def test_two_builds_do_not_mix(setup: Setup) -> None:
+@pytest.mark.parametrize("words", [("--type=lmdb",), ("--for=exim", "--type=cdb", "--behind-live")])
+def test_two_builds_do_not_mix(setup: Setup, words: tuple[str, ...]) -> None:
     """While one writes, another one ends with 75."""
-    setup.build()
+    setup.build(*words)
     with (setup.maps / ".splitmx-build.lock").open("rb") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        done = setup.build(check=False)
+        done = setup.build(*words, check=False)
     assert done.returncode == 75
     assert "another build" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "index"),
+    [(("--type=lmdb",), "transport.lmdb"), (("--for=exim", "--type=cdb", "--behind-live"), "exim_recipients.cdb")],
+)
+def test_a_build_that_was_cut_short_is_made_good(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], index: str
+) -> None:
+    """A build ends between an index and its text, and the change is taken back: the next build finds the old text as it
+    should be, and replaces the index all the same."""
+    setup.build(*words)
+    people = [f"u{n}@example.com" for n in range(40)] + [f"b{n}@bücher.example" for n in range(3)]
+    setup.people([*people, "new@example.com"])
+    with monkeypatch.context() as patched:
+        patched.setattr(Text, "install", _disk_full)
+        assert setup.build(*words, check=False).returncode == 75
+    assert b"new@example.com" in (setup.maps / index).read_bytes()
+    setup.people(people)
+    setup.build(*words)
+    assert b"new@example.com" not in (setup.maps / index).read_bytes()
+    before = setup.stamps()
+    setup.build(*words)
+    assert setup.stamps() == before
+
+
+def _disk_full(text: Text) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(text.path))

@@ -8,13 +8,11 @@ that mail for a new domain is never taken before everything else knows it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +21,15 @@ from transport.index.reader import Reader
 from transport.maps import guard, postmap, shrink, static_only
 from transport.maps.population import MAPS, Population, Survey
 from transport.maps.snapshot import Snapshot
-from transport.maps.write import BuildError, BuildRefusedError, Text, give_to_owner
+from transport.maps.write import (
+    BuildError,
+    BuildRefusedError,
+    Text,
+    alone_in,
+    cut_short,
+    give_to_owner,
+    installing,
+)
 
 HEADER = "# written by splitmx; changes made here are lost at the next build\n"
 
@@ -164,7 +170,7 @@ def build(
             if not output.exists():
                 output.mkdir(parents=True)
                 give_to_owner(output)
-            with _alone_in(output):
+            with alone_in(output):
                 run.go(output, time.time() if now is None else now, spf or {}, reload, progress)
     except sqlite3.Error as fault:
         raise BuildError(f"{output / guard.NAME}: {fault}", "the old files stay") from fault
@@ -192,22 +198,6 @@ def _unread(settings: Settings, reader: Reader, *, alone: bool) -> list[str]:
     return unread
 
 
-@contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
-    """Only one build at a time writes into a folder."""
-    lock = output / ".splitmx-build.lock"
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"another build is writing into {output}", "try again when it has ended") from None
-        give_to_owner(lock)
-        yield
-    finally:
-        os.close(handle)
-
-
 class _Run:
     """One build."""
 
@@ -231,6 +221,7 @@ class _Run:
         self.alone = alone
         self.check = check
         self.accept = accept
+        self.cut_short = cut_short(output, "postfix")
         self.texts: dict[str, Text] = {}
         self.jobs: list[postmap.Job] = []
 
@@ -358,7 +349,7 @@ class _Run:
 
     def _compare(self, entry: MapReport) -> None:
         text = self.texts[entry.name]
-        entry.changed = text.changed()
+        entry.changed = text.changed() or self.cut_short
         if entry.changed and self.check:
             entry.removed, entry.added, entry.differences = text.differences(_SHOWN)
         for kind in entry.types:
@@ -371,23 +362,26 @@ class _Run:
         self.report.warnings.extend(job.wait()[:5])
 
     def _install(self) -> None:
-        jobs: dict[str, list[postmap.Job]] = {}
-        for job in self.jobs:
-            jobs.setdefault(job.name, []).append(job)
-        for entry in self.report.maps:
-            if self._held(entry):
-                continue
-            existed = entry.path.exists()
-            for job in jobs.get(entry.name, ()):
-                job.install()
-                entry.written = True
-            if entry.changed:
-                # last: a build that was cut short finds the old text, and does it all again
-                self.texts[entry.name].install()
-                entry.written = True
-                if existed and any(not postmap.ENDINGS.get(kind) for kind in entry.types):
-                    self.report.reload = True
+        due = [entry for entry in self.report.maps if not self._held(entry)]
+        if any(entry.changed for entry in due):
+            with installing(self.output, "postfix", complete=len(due) == len(self.report.maps)):
+                for entry in due:
+                    self._put_in_place(entry)
+        for entry in due:
             for path in postmap.other_indexes(entry.path, entry.types):
                 self.report.warnings.append(f"{path} is of a type that is not built any more, and stays as it is")
         if not self.report.held:
             shrink.note(self.output, self.report.survey.listed)
+
+    def _put_in_place(self, entry: MapReport) -> None:
+        existed = entry.path.exists()
+        for job in self.jobs:
+            if job.name == entry.name:
+                job.install()
+                entry.written = True
+        if entry.changed:
+            # last: a build that was cut short finds the old text, and does it all again
+            self.texts[entry.name].install()
+            entry.written = True
+            if existed and any(not postmap.ENDINGS.get(kind) for kind in entry.types):
+                self.report.reload = True

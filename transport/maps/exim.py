@@ -27,7 +27,7 @@ from transport.maps.build import BuildReport, MapReport
 from transport.maps.population import Survey
 from transport.maps.snapshot import Situation, Snapshot
 from transport.maps.stand_in import STAND_IN, StandIn
-from transport.maps.write import BuildError, BuildRefusedError, Text
+from transport.maps.write import BuildError, BuildRefusedError, Text, alone_in, cut_short, installing
 from transport.mta import exim_plan
 from transport.names import CHUNK_SUFFIX
 from transport.record import Kind
@@ -284,7 +284,13 @@ def build_exim(
             "the old files stay; see splitmx status and check",
         )
     try:
-        _build(settings, reader, report, check, accept, time.time() if now is None else now)
+        moment = time.time() if now is None else now
+        if check:
+            _build(settings, reader, report, check, accept, moment)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            with alone_in(output):
+                _build(settings, reader, report, check, accept, moment)
     except OSError as fault:
         place = fault.filename or output
         raise BuildError(f"{place}: {fault.strerror or fault}", "the old files stay") from fault
@@ -294,8 +300,6 @@ def build_exim(
 
 def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool, accept: bool, now: float) -> None:
     output = report.output
-    if not check:
-        output.mkdir(parents=True, exist_ok=True)
     replies = Replies(settings, Snapshot(settings, reader, now), now)
     import tempfile
 
@@ -312,7 +316,7 @@ def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool,
             entry = MapReport(RECIPIENTS, output / RECIPIENTS, ("lsearch", "cdb"), lines=lines)
             report.maps.append(entry)
             index = output / f"{RECIPIENTS}.cdb"
-            entry.changed = text.changed() or not index.exists()
+            entry.changed = text.changed() or not index.exists() or cut_short(output, "exim")
             if check:
                 entry.removed, entry.added, entry.differences = text.differences(20)
             if entry.changed and not accept:
@@ -322,8 +326,9 @@ def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool,
                 return
             new = Path(aside) / index.name
             cdb.write(new, _rows(text.new))
-            _install(new, index)
-            text.install()  # last: a build that was cut short finds the old text, and does it all again
+            with installing(output, "exim"):
+                _install(new, index)
+                text.install()
             entry.written = True
             shrink.note(output, report.survey.listed)
         finally:

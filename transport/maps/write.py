@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +41,49 @@ def give_to_owner(path: Path) -> None:
         folder = path.parent.stat()
         if folder.st_uid != 0:
             os.chown(path, folder.st_uid, folder.st_gid)
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Only one build at a time writes into a folder."""
+    lock = output / ".splitmx-build.lock"
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"another build is writing into {output}", "try again when it has ended") from None
+        give_to_owner(lock)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _mark(output: Path, whose: str) -> Path:
+    return output / f".splitmx-{whose}-unfinished"
+
+
+def cut_short(output: Path, whose: str) -> bool:
+    """Whether the last replacing of files did not come to its end: texts and what was made of them may not fit.
+
+    whose: "postfix" or "exim", which may share the folder.
+    """
+    return _mark(output, whose).exists()
+
+
+@contextmanager
+def installing(output: Path, whose: str, *, complete: bool = True) -> Iterator[None]:
+    """Replace files of this folder; when that ends half-way, `cut_short` says so to the next build.
+
+    complete: every file is replaced that has to be, so that whatever was cut short before is made good. Raises OSError.
+    """
+    mark = _mark(output, whose)
+    known = mark.exists()
+    mark.touch(0o600)
+    give_to_owner(mark)
+    yield
+    if complete or not known:
+        mark.unlink()
 
 
 class Text:
