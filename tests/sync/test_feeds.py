@@ -115,6 +115,21 @@ def test_half_gone_by_a_feed_is_held(world: World) -> None:
     assert world.sync().held == 50
 
 
+def test_held_by_a_feed_and_undone(world: World) -> None:
+    """Who was missing in a feed and is back before the compare was never gone: nothing is held any more."""
+    source = world.sources["here"]
+    source.records = [r for n in range(100) for r in entry(n, f"user{n}")[1]]
+    world.sync()
+    everyone = list(source.records)
+    source.records = everyone[:60]
+    gone = [str(n).encode() for n in range(60, 100)]
+    assert feed(world, Changes(deletes=gone, cookie=b"c2")).held == 40
+    source.records = everyone
+    assert world.sync().held == 0
+    assert not world.reader.held()
+    assert world.sync().held == 0
+
+
 def test_flip_by_a_feed_is_held(world: World) -> None:
     """A location column that turns over row by row in one batch moves nobody."""
     source = world.sources["here"]

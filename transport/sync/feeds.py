@@ -282,10 +282,12 @@ def _take(
         report.believable = bool(again[2])
         if connection.execute("SELECT 1 FROM temp.diff LIMIT 1").fetchone():
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
-        if report.generation is not None or changes.cookie != report.cookie:
+        # What was just held may be undone: the last listing again would then not come to the same.
+        another = report.generation is not None or report.full_needed
+        if another or changes.cookie != report.cookie:
             connection.execute(
                 "UPDATE directory SET rows = ?1, cookie = ?2, listing = iif(?3, x'', listing) WHERE id = ?4",
-                (report.rows, changes.cookie or report.cookie, report.generation is not None, number),
+                (report.rows, changes.cookie or report.cookie, another, number),
             )
         report.cookie = changes.cookie or report.cookie
 
