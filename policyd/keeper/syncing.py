@@ -218,14 +218,7 @@ class Syncing:
         """One reading in a thread of its own: "full", "feed", or "named" for what the directory named."""
         began = self._began[what] = time.monotonic()
         self.instance = self.writer.instance
-        names: frozenset[Address] = frozenset()
-        if what != "feed":
-            names = frozenset(self._named)
-            self._named.clear()
-        if what == "full" and not (order is not None and order.dry_run):
-            self._anything = False
-        if what != "named":
-            self._anything_fed = False
+        names = self._taken(what) if order is None or not order.dry_run else frozenset()
         result: asyncio.Future[SyncReport | None] = self.loop.create_future()
         given_up = threading.Event()
         self.running_since, self.records, self._moved_at = began, 0, began
@@ -251,7 +244,13 @@ class Syncing:
                 pass  # the keeper has ended
 
         threading.Thread(target=work, name=f"sync-{self.directory.name}", daemon=True).start()
-        report = await self._watch(result, given_up)
+        try:
+            report = await self._watch(result, given_up)
+        except asyncio.CancelledError:  # closed: what it has read is older than what is read next
+            given_up.set()
+            if order is not None:
+                order.done.cancel()
+            raise
         self.running_since = None
         self.counts[what] += 1
         self._took[what] = time.monotonic() - began
@@ -259,6 +258,18 @@ class Syncing:
             self._feed = self._feed and what != "feed"
             return
         self._settle(report, what, began, order)
+
+    def _taken(self, what: str) -> frozenset[Address]:
+        """What a reading that begins now will see is waited for no longer; the addresses that had been named."""
+        names: frozenset[Address] = frozenset()
+        if what != "feed":
+            names = frozenset(self._named)
+            self._named.clear()
+        if what == "full":
+            self._anything = False
+        if what != "named":
+            self._anything_fed = False
+        return names
 
     async def _watch(self, result: asyncio.Future[SyncReport | None], given_up: threading.Event) -> SyncReport | None:
         while True:
@@ -280,9 +291,9 @@ class Syncing:
         source = open_source(self.directory)
         try:
             if what == "feed":
-                return apply_changes(self.writer, self.directory, source, self.settings)
+                return apply_changes(self.writer, self.directory, source, self.settings, progress=progress)
             if what == "named":
-                return apply_named(self.writer, self.directory, source, self.settings, names)
+                return apply_named(self.writer, self.directory, source, self.settings, names, progress=progress)
             return compare(
                 self.writer,
                 self.directory,

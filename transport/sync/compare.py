@@ -62,9 +62,11 @@ def compare(
             names = {number: name for name, number in writer.domain_ids(()).items()}
             addresses = stage.sort(listing.skipped, names.__getitem__)
             with writer.change(connection):
+                _still_wanted(progress, stage)
                 _settle(writer, directory, settings, stage, addresses, listing, report, accept, names, moment)
         else:
             with writer.change(connection):
+                _still_wanted(progress, stage)
                 if _known(connection, directory, waves) != known:
                     raise IndexFault("it was changed by another sync meanwhile", "it is tried again")
                 _same(connection, directory, listing, report, moment)
@@ -92,6 +94,12 @@ def compare(
             connection.close()
         report.duration = time.monotonic() - began
     return report
+
+
+def _still_wanted(progress: Callable[[int], None] | None, stage: Stage) -> None:
+    """Nothing is written once somebody gave up on us: a later reading may have been taken. Raises what it raises."""
+    if progress is not None:
+        progress(stage.count)
 
 
 def _alive(progress: Callable[[int], None], stage: Stage) -> int:

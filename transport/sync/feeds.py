@@ -29,6 +29,7 @@ _ASK = 48
 _ASK_AT_MOST = 2000
 _ASK_TIMEOUT = 10.0
 
+Progress = Callable[[int], None]
 _Key = tuple[str, str]
 
 
@@ -37,9 +38,18 @@ class _Doubt(Exception):  # noqa: N818  control flow: compare instead
 
 
 def apply_changes(
-    writer: Writer, directory: Directory, source: Source, settings: Settings, *, now: float | None = None
+    writer: Writer,
+    directory: Directory,
+    source: Source,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    now: float | None = None,
 ) -> SyncReport | None:
     """Ask the directory for its changes since the last reading and take them.
+
+    progress: called with the number of records once they are read and when they are to be written; when it raises
+    DirectoryError, nothing is.
 
     None: it has no feed, or nothing was read yet. `full_needed` in the report: compare soon, `why` says why; the
     cookie stays where it was. Never raises for a fault of the directory or the index.
@@ -51,7 +61,7 @@ def apply_changes(
     def changes(cookie: bytes, server: str, rows: int) -> Changes | None:
         return changes_of(cookie, max(LEAST, rows // 10)) if cookie else None
 
-    return _apply(writer, directory, source, settings, now, changes, ())
+    return _apply(writer, directory, source, settings, progress, now, changes, ())
 
 
 def apply_named(
@@ -61,6 +71,7 @@ def apply_named(
     settings: Settings,
     addresses: Iterable[_Key],
     *,
+    progress: Progress | None = None,
     now: float | None = None,
 ) -> SyncReport | None:
     """Ask the directory about these addresses, of which something said that they changed, and take its answers.
@@ -71,7 +82,7 @@ def apply_named(
     def changes(cookie: bytes, server: str, rows: int) -> Changes:
         return Changes(cookie=cookie, server=server)
 
-    return _apply(writer, directory, source, settings, now, changes, addresses)
+    return _apply(writer, directory, source, settings, progress, now, changes, addresses)
 
 
 def _apply(
@@ -79,6 +90,7 @@ def _apply(
     directory: Directory,
     source: Source,
     settings: Settings,
+    progress: Progress | None,
     now: float | None,
     changes_of: Callable[[bytes, str, int], Changes | None],
     addresses: Iterable[_Key],
@@ -109,7 +121,13 @@ def _apply(
             work = _Work(writer, connection, directory, source, int(number), changes)
             records, gone = work.resolve(addresses)
             moment = time.time() if now is None else now
-            _take(writer, connection, directory, settings, int(number), records, gone, changes, report, moment)
+
+            def wanted() -> None:
+                if progress is not None:
+                    progress(len(records) + len(gone))
+
+            wanted()
+            _take(writer, connection, directory, settings, int(number), records, gone, changes, report, moment, wanted)
         if report.generation is not None:
             writer.checkpoint()
     except _Doubt as doubt:
@@ -250,8 +268,12 @@ def _take(
     changes: Changes,
     report: SyncReport,
     now: float,
+    wanted: Callable[[], None],
 ) -> None:
-    """Judge and write, in one transaction. A feed with nothing in it writes nothing but a new cookie."""
+    """Judge and write, in one transaction. A feed with nothing in it writes nothing but a new cookie.
+
+    wanted: raises DirectoryError once somebody gave up on us: a later reading may have been taken.
+    """
     stage = Stage(connection, writer)
     writer.domain_ids({record.domain for record in records.values()})
     stage.read(records.values(), Skipped(), spool=False, progress=None)
@@ -259,6 +281,7 @@ def _take(
     names = {found: name for name, found in ids.items()}
     stage.sort(Skipped(), names.__getitem__)
     with writer.change(connection):
+        wanted()
         again = connection.execute(
             "SELECT rows, cookie, believable FROM directory WHERE id = ? AND fingerprint = ?",
             (number, directory.fingerprint),
