@@ -325,8 +325,7 @@ class Syncing:
                         self.removals_at = began
                 if what == "feed":
                     self._feed_removes = report.removals
-                # a table's feed cannot see a row that came with an old `changed`: only a compare makes its "no" fresh
-                if report.believable and (full or self.directory.type != "sql"):
+                if report.believable:
                     self.read_at = began
             else:
                 self.failures += 1

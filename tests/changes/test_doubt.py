@@ -108,6 +108,25 @@ def test_a_lost_mark(sites: Sites, own_slapd: Slapd) -> None:
     assert site.ask("p7@example.org") == HERE
 
 
+def test_members_of_a_group_are_not_missed(sites: Sites) -> None:
+    """Who enters the group of the filter is nowhere among the changes: the absence of an address means nothing then."""
+    server = Slapd(extra="moduleload memberof\noverlay memberof\n")
+    try:
+        world = Tree(server)
+        world.add(*PEOPLE, "later")
+        group = server.group("mail", "mail@example.org", [world.dn(name) for name in PEOPLE])
+        world.table = world.table.replace("(objectClass=inetOrgPerson)", f"(memberOf={group})")
+        site = sites("ann@example.com", more=config(world.table, fresh_for="3s")).start()
+        wait_steady(site)
+        assert site.ask("later@example.org") == THERE
+        server.ldif(f"dn: {group}\nchangetype: modify\nadd: member\nmember: {world.dn('later')}\n")
+        before = readings(site)["feed"]
+        wait_for(lambda: readings(site)["feed"] > before + 4, 60, site.splitmx.tail)
+        assert site.ask("later@example.org") == HERE
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("server", ["postgres", "mariadb"])
 def test_a_restored_table(request: pytest.FixtureRequest, sites: Sites, server: str) -> None:
     """The largest `changed` goes back: the table is compared."""

@@ -62,13 +62,13 @@ class Gated:
         return int(self.sql(f"SELECT count(*) FROM pg_stat_activity WHERE ({where}) AND pid <> pg_backend_pid()"))
 
     @contextmanager
-    def shut(self) -> Iterator[Callable[[], None]]:
+    def shut(self) -> Iterator[Callable[[], str]]:
         """Listings that begin now wait until the end; what it gives lets those pass that begin later."""
         plain = self.url.replace("+psycopg", "")
         with psycopg.connect(plain, autocommit=True) as one:
             one.execute(f"SELECT pg_advisory_lock({GATE})")
             self.sql("DELETE FROM gate")
-            yield lambda: str(self.sql("INSERT INTO gate VALUES (1)")) and None
+            yield lambda: self.sql("INSERT INTO gate VALUES (1)")
 
 
 class Asking(threading.Thread):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from tests.servers import SambaAd, Slapd
+from tests.servers.samba import SUFFIX
 from transport.config.settings import LdapOptions
 from transport.directories import ldap_connect
 from transport.directories.base import Changes
@@ -101,6 +103,45 @@ def test_content_sync_follows_every_change(server: Slapd, tmp_path: Path) -> Non
     mirror.follow()
     assert not {"u1@example.com", "u2@example.com"} & mirror.addresses
     assert mirror.is_true()
+
+
+def test_a_moved_folder_is_compared(server: Slapd, tmp_path: Path) -> None:
+    """Whoever is below a folder that moves into the base comes without a change of their own."""
+    server.person("ann", "ann@example.com")
+    for name in ("ou=away", "ou=team,ou=away"):
+        server.ldif(f"dn: {name},{server.suffix}\nobjectClass: organizationalUnit\n")
+    server.person("tom", "tom@example.com", ou="team,ou=away")
+    mirror = Mirror(LdapSource("corp", replace(options_of(server, tmp_path), base=server.base)))
+    mirror.follow()
+    assert mirror.addresses == {"ann@example.com"}
+    server.ldif(
+        f"dn: ou=team,ou=away,{server.suffix}\nchangetype: modrdn\nnewrdn: ou=team\ndeleteoldrdn: 0\n"
+        f"newsuperior: {server.base}\n"
+    )
+    assert "folder" in mirror.source.changes(mirror.cookie, 1000).why
+    again = Mirror(mirror.source)
+    assert again.addresses == {"ann@example.com", "tom@example.com"}
+    again.follow()
+    server.person("eve", "eve@example.com", ou="team,ou=people")
+    again.follow()
+    assert again.is_true()
+
+
+def test_members_come_and_go_unseen(tmp_path: Path) -> None:
+    """A filter by `memberOf`: no change of the people themselves, so neither an absence nor a presence is for sure."""
+    ldap_connect._rings.clear()
+    server = Slapd(extra="moduleload memberof\noverlay memberof\n")
+    try:
+        people = [server.person(f"u{i}", f"u{i}@example.com") for i in range(3)]
+        group = server.group("mail", "mail@example.com", people[:2])
+        mirror = Mirror(LdapSource("corp", options_of(server, tmp_path, filter=f"(&(mail=*)(memberOf={group}))")))
+        assert len(mirror.addresses) == 2
+        server.ldif(f"dn: {group}\nchangetype: modify\nreplace: member\nmember: {people[2]}\n")
+        changes = mirror.follow()
+        assert not mirror.is_true()
+        assert (changes.additions, changes.removals) == (False, False)
+    finally:
+        server.close()
 
 
 def test_a_change_elsewhere_removes_nobody(server: Slapd, tmp_path: Path) -> None:
@@ -205,3 +246,32 @@ def test_keys_are_those_of_the_server(server: Slapd, tmp_path: Path) -> None:
     (record,) = source.list().records
     assert record.entry is not None
     assert UUID(bytes=record.entry).version in (1, 4)
+
+
+def test_a_moved_folder_of_active_directory_is_compared(samba_ad: SambaAd, tmp_path: Path) -> None:
+    """An organizational unit that moves into the base changes no number of those below it."""
+    ldap_connect._rings.clear()
+    samba_ad.user("ann", "ann@example.com")
+    samba_ad.ldif(f"dn: OU=team,{SUFFIX}\nchangetype: add\nobjectClass: organizationalUnit\nou: team\n")
+    tom = samba_ad.user("tom", "tom@example.com")
+    samba_ad.ldif(f"dn: {tom}\nchangetype: modrdn\nnewrdn: CN=tom\ndeleteoldrdn: 1\nnewsuperior: OU=team,{SUFFIX}\n")
+    options = LdapOptions(
+        (samba_ad.url,),
+        bind_dn=samba_ad.admin,
+        bind_password_file=str(samba_ad.secret_file(tmp_path)),
+        base=f"OU=people,{SUFFIX}",
+        schema="active-directory",
+    )
+    mirror = Mirror(LdapSource("ad", options))
+    assert mirror.addresses == {"ann@example.com"}
+    samba_ad.ldif(
+        f"dn: OU=team,{SUFFIX}\nchangetype: modrdn\nnewrdn: OU=team\ndeleteoldrdn: 1\nnewsuperior: OU=people,{SUFFIX}\n"
+    )
+    try:
+        assert "folder" in mirror.source.changes(mirror.cookie, 1000).why
+        again = Mirror(mirror.source)
+        assert again.addresses == {"ann@example.com", "tom@example.com"}
+        again.follow()
+    finally:
+        for dn in (f"CN=tom,OU=team,OU=people,{SUFFIX}", f"OU=team,OU=people,{SUFFIX}", f"CN=ann,OU=people,{SUFFIX}"):
+            samba_ad.delete(dn)

@@ -74,6 +74,7 @@ class Changes:
     full_needed: the change stream cannot be trusted from here (other server, unknown cookie, too much): compare. `why`
         says so for the log.
     removals: whether entries that are gone would be among them; else only a compare finds those.
+    additions: whether everybody who came would be; else an absence means nothing after it.
     """
 
     upserts: Sequence[tuple[bytes | None, Sequence[Record]]] = ()
@@ -84,6 +85,7 @@ class Changes:
     present: frozenset[bytes] | None = None
     server: str = ""
     removals: bool = True
+    additions: bool = True
 
 
 @dataclass(frozen=True, slots=True)

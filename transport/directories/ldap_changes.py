@@ -21,6 +21,7 @@ from transport.directories.base import Changes, DirectoryError, Skipped
 from transport.directories.ldap_connect import BULK, Link
 from transport.directories.ldap_entries import Entries, dn_key
 from transport.directories.ldap_request import tlv
+from transport.directories.ldap_unseen import by_membership, folder_changed, is_folder, stamps_of
 from transport.record import Record
 
 _SYNC_REQUEST = "1.3.6.1.4.1.4203.1.9.1.1"
@@ -31,6 +32,7 @@ _SHOW_DELETED = "1.2.840.113556.1.4.417"
 _ACTIVE_DIRECTORY = "1.2.840.113556.1.4.800"  # among supportedCapabilities
 _SIZE_LIMIT, _REFRESH_REQUIRED = 4, 4096
 _CHUNK = 50  # entries asked for at once by their keys
+_FOLDER = "a folder was changed or moved: who is below it may have come or gone"
 _CHANGES_FOR_MEMBERS = 5000  # base look-ups of members in one round; more: a compare is cheaper
 
 _Fault = DirectoryError
@@ -124,7 +126,8 @@ class _Refresh:
 def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: str, cookie: str, limit: int) -> Changes:
     """One refreshOnly search from the cookie."""
     stamps = _context_csn(link, _root(link), options.base)
-    if _went_back(cookie, stamps):
+    since, now = stamps_of(cookie.partition("csn=")[2].split(";")), stamps_of(stamps)
+    if not since or any(now.get(sid, "") < stamp for sid, stamp in since.items()):
         return _doubt(link, "the server's contextCSN is hidden, or went back: another database, or a backup")
     control = (_SYNC_REQUEST, True, _sync_request(cookie))
     found = link.search(
@@ -157,6 +160,8 @@ def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: st
     elif refresh.present is None and refresh.cookie not in ("", cookie) and not refresh.deletes:
         # a present phase without one present entry would mean that everybody is gone
         return _doubt(link, "the server says that no entry is present any more")
+    if now != since and folder_changed(link, options.base, since, refresh.states):
+        return _doubt(link, _FOLDER)
     upserts = _upserts(link, options, entries, wanted, refresh.states)
     if upserts is None:
         return _doubt(link, "groups with many members changed")
@@ -168,17 +173,9 @@ def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: st
         cookie=_packed({"server": link.url, "sync": refresh.cookie or cookie}),
         present=None if refresh.present is None else frozenset(refresh.present),
         server=link.url,
+        removals=not by_membership(wanted),
+        additions=not by_membership(wanted),
     )
-
-
-def _went_back(cookie: str, stamps: Sequence[str]) -> bool:
-    """Whether a provider's stamp in the cookie is later than the server's, or missing there.
-
-    A stamp is `time#count#sid#mod`, with fields of fixed width (draft-chu-ldap-csn).
-    """
-    held = {stamp.split("#")[2]: stamp for stamp in stamps if stamp.count("#") == 3}
-    known = [stamp for stamp in cookie.partition("csn=")[2].split(";") if stamp.count("#") == 3]
-    return not known or any(held.get(stamp.split("#")[2], "") < stamp for stamp in known)
 
 
 def _take(message: Mapping[str, Any], refresh: _Refresh) -> None:
@@ -295,7 +292,7 @@ def _usn_changed(
 ) -> Changes:
     """Objects of this controller whose change number is beyond the mark's.
 
-    Those that moved out of `base` are found by the compare; deleted ones too, unless bind_dn may see them.
+    Those that moved out of `base` one by one are found by the compare; deleted ones too, unless bind_dn may see them.
     """
     root = _root(link)
     if not root.get("dsServiceName"):
@@ -309,7 +306,9 @@ def _usn_changed(
     later = f"(uSNChanged>={since + 1})"
     states: dict[bytes, Mapping[str, Any]] = {}
     gone: dict[bytes, None] = {}
-    for found in link.entries(options.base, later, ["objectGUID"]):
+    for found in link.entries(options.base, later, ["objectGUID", "objectClass"]):
+        if is_folder(found["raw_attributes"].get("objectClass") or ()):
+            return _doubt(link, _FOLDER)
         for value in found["raw_attributes"].get("objectGUID") or ():
             gone[bytes(value)] = None
         if len(gone) > limit:
@@ -329,7 +328,8 @@ def _usn_changed(
         deletes=deleted or (),
         cookie=_packed(now),
         server=link.url,
-        removals=deleted is not None,
+        removals=deleted is not None and not by_membership(wanted),
+        additions=not by_membership(wanted),
     )
 
 

@@ -170,4 +170,4 @@ def changes_since(
         if len(upserts) >= limit:
             return Changes(full_needed=True, why=f"more than {limit} rows changed", cookie=_pack(largest))
         upserts.append((None, (record,)))
-    return Changes(upserts=upserts, cookie=_pack(largest) or cookie, removals=False)
+    return Changes(upserts=upserts, cookie=_pack(largest) or cookie, removals=False, additions=False)

@@ -80,7 +80,7 @@ def apply_named(
     """
 
     def changes(cookie: bytes, server: str, rows: int) -> Changes:
-        return Changes(cookie=cookie, server=server)
+        return Changes(cookie=cookie, server=server, additions=False)
 
     return _apply(writer, directory, source, settings, progress, now, changes, addresses)
 
@@ -302,7 +302,7 @@ def _take(
             [(ids[domain], local, number) for local, domain in gone],
         )
         report.rows = rows
-        report.believable = bool(again[2])
+        report.believable = bool(again[2]) and changes.additions
         if connection.execute("SELECT 1 FROM temp.diff LIMIT 1").fetchone():
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
         # What was just held may be undone: the last listing again would then not come to the same.
