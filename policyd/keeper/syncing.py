@@ -234,7 +234,8 @@ class Syncing:
             report: SyncReport | None
             try:
                 if self.watch is not None and not (order is not None and order.dry_run):
-                    self._file = self.watch.look()
+                    # the watch's last look is older: taken for news, the file would be read until its next one
+                    self._file = self.watch.stamp = self.watch.look()
                 report = self._work(what, names, order, progress)
             except BaseException as error:
                 report = SyncReport(self.directory.name, error=_text(error), hint=str(getattr(error, "hint", "")))

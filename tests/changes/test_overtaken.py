@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from policyd import control_client
-from tests.changes.directories import HERE, THERE, config, readings, wait_steady
+from tests.changes.directories import HERE, THERE, Sheet, config, readings, wait_steady
 from tests.daemon.site import Site
 from tests.mta.waiting import wait_for
 from tests.servers import Postgres
@@ -128,3 +128,22 @@ def test_a_dry_run_takes_no_named_change_away(sites: Sites, postgres: Postgres) 
     wait_for(lambda: first.answer is not None and second.answer is not None, 20, site.splitmx.tail)
     site.answers("p1@example.org", THERE[1])
     assert readings(site)["full"] == compares + 2
+
+
+def test_a_file_that_was_read_by_order_is_not_read_on_and_on(sites: Sites, tmp_path: Path) -> None:
+    """A reading that saw a change before the watch did is enough, however long the watch's pause is."""
+    (tmp_path / "other").mkdir()
+    world, other = Sheet(tmp_path), Sheet(tmp_path / "other")
+    world.add(*PEOPLE)
+    other.add(*PEOPLE)
+    beside = f'[directories.other]\n{other.table}\n[domains."example.net"]\nlocal = ["other"]\ndestination = "m365"\n'
+    site: Site = sites("ann@example.com", more=config(world.table) + beside).start()
+    before = wait_steady(site)
+    for n in range(3):
+        world.move(f"p{n}")
+        site.control("sync", names=["corp"])
+        assert site.ask(f"p{n}@example.org") == THERE
+        seen = readings(site, "other")["full"]
+        other.move(f"p{n}")
+        wait_for(lambda seen=seen: readings(site, "other")["full"] > seen, 20, site.splitmx.tail)  # type: ignore[misc]
+    assert readings(site)["full"] - before <= 9
