@@ -13,6 +13,7 @@ Worker to keeper:
     ("index", text)                             what is wrong with the index
     ("observe", [dict, …])                      policy decisions of observed domains
 Keeper to worker:
+    ("settings", digest)                        those by which everything is answered from now on
     ("answers", [(directory, local, domain, Live), …])
     ("ages", {directory: Age}, mark)            each second and after each change: renew the snapshot first;
                                                 mark: (instance, generation) of the index, None while there is none

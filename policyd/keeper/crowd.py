@@ -41,7 +41,13 @@ class WorkerLink:
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        self.channel.send(("answers", answers))
+        if answers:
+            self.channel.send(("answers", answers))
+
+    def settings(self, digest: bytes) -> None:
+        """Say by which settings everything is answered from now on; what was answered before goes first."""
+        self._flush()
+        self.channel.send(("settings", digest))
 
 
 class Crowd:
@@ -114,6 +120,11 @@ class Crowd:
         """To every worker."""
         for link in list(self.workers.values()):
             link.channel.send(message)
+
+    def settings(self, digest: bytes) -> None:
+        """Tell by which settings everything is answered from now on."""
+        for link in list(self.workers.values()):
+            link.settings(digest)
 
     def ages(self, ages: dict[str, Age], mark: tuple[str, int] | None) -> None:
         """Tell how old each directory is, and of which index."""

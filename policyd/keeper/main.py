@@ -161,6 +161,7 @@ class Keeper:
             )
         for name in self.queues.keys() - settings.directories.keys():
             self.queues.pop(name).close()
+        self.crowd.settings(settings.digest)
         self._use_syncs(old)
         self._schedule_moment()
 
@@ -321,6 +322,7 @@ class Keeper:
     def link(self, number: int, sock: socket.socket) -> None:
         """A worker, new or not, is to be served."""
         link = self.crowd.add(number, sock)
+        link.settings(self.settings.digest)
         link.channel.send(("peers", self.peers.networks()))
         link.channel.send(("ages", self.ages(), self.index.mark))
 

@@ -78,6 +78,12 @@ class LiveLink:
         self.pace = Pace()
         self._sent_at = 0.0  # CLOCK_MONOTONIC of the last message
 
+    def configure(self, settings: Settings) -> None:
+        """Take new settings: what those who wait were told of the old directories says nothing of the new ones."""
+        self.settings = settings
+        for pending in (*self.waiting, *self._known):
+            pending.overlay = {}
+
     def wait(self, pending: Pending, ask: Iterable[Triple], loop: tuple[str, str] | None) -> bool:
         """Ask for `ask` and `loop`, and call `pending.waiter.resume` later. False: no room, answer TEMP now."""
         pending.rounds += 1

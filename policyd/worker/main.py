@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from policyd import log
-from policyd.link import LoopChannel, Message
+from policyd.link import Live, LoopChannel, Message
 from policyd.loop import new_event_loop
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -72,6 +72,7 @@ class Worker:
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self.keeper: LoopChannel | None = None
         self.heard = self.silence = 0.0
+        self.keeper_settings = b""  # the digest of those that the keeper answers by
         if keeper is not None:
             self._link(keeper)
         self.knowledge.renew()
@@ -193,6 +194,7 @@ class Worker:
         if self.keeper is not None:
             self.keeper.close()
         self.keeper = LoopChannel(self.loop, sock, self._from_keeper, self._keeper_closed)
+        self.keeper_settings = b""
         self.knowledge.keeper = True
         self.silence = _KEEPER_START
         self.heard = time.monotonic()
@@ -222,10 +224,9 @@ class Worker:
         knowledge.keeper = True
         match message:
             case ("answers", answers):
-                for directory, local, domain, result in answers:
-                    triple = (directory, local, domain)
-                    knowledge.learn(triple, result)
-                    self.live.answer(triple, result)
+                self._answered(answers)
+            case ("settings", digest):
+                self.keeper_settings = digest
             case ("ages", ages, mark):
                 # the rows of a reading must be in our snapshot before its "no" is believed
                 knowledge.mark = mark
@@ -246,6 +247,16 @@ class Worker:
                 self.renew()
                 channel.send(("flushed", local, domain))
 
+    def _answered(self, answers: list[tuple[str, str, str, Live]]) -> None:
+        """Live answers. By other settings than ours the same name may be another directory: then they say nothing."""
+        ours = self.keeper_settings == self.settings.digest
+        now = time.monotonic()
+        for directory, local, domain, result in answers:
+            triple = (directory, local, domain)
+            if ours:
+                self.knowledge.learn(triple, result)
+            self.live.answer(triple, result if ours else Live(None, now, now))
+
     # --- the supervisor ---------------------------------------------------------------------------------------
 
     def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
@@ -263,7 +274,7 @@ class Worker:
         self.settings = settings
         self.knowledge.configure(settings)
         self.answerer = answerer
-        self.live.settings = settings
+        self.live.configure(settings)
         self.networks = listen.networks(settings.daemon.allow)
         self.renew()
         self._forget()

@@ -7,12 +7,14 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.waiting import wait_for
 from tests.servers.slapd import Slapd
+from tests.servers.sqlite import SqliteTable
 
 
 def test_reload_swaps_settings_without_dropping_a_connection(site: Site) -> None:
@@ -125,6 +127,43 @@ def _with_slapd(sites: Callable[..., Site], slapd: object) -> Site:
     from tests.daemon.test_live import with_slapd
 
     return with_slapd(sites, slapd)
+
+
+BESIDE = """
+[directories.list]
+type = "file"
+format = "list"
+path = "{folder}/list.txt"
+
+[domains."example.org"]
+local = ["list"]
+destination = "m365"
+local_transport = "{local}"
+"""
+
+
+def test_no_answer_of_a_directory_that_was_exchanged(sites: Callable[..., Site], tmp_path: Path) -> None:
+    """A "no" that the keeper remembers of the old directory is not the new one's, however late it hears of it."""
+    (tmp_path / "list.txt").write_text("zoe@example.org\n")
+    beside = BESIDE.format(folder=tmp_path, local=LOCAL)
+    site = sites("ann@example.com", fresh_for="8s", sync_every="1h", more=beside).start()
+    SqliteTable(tmp_path / "other.db").add("zoe@example.com")
+    wait_for(lambda: site.status()["directories"]["here"]["age"] > 8.1, 20)
+    assert site.ask("zoe@example.com") == ("OK", REMOTE)
+    text = site.config(more=beside.replace(LOCAL, "lmtp:[127.0.0.1]:24"))
+    site.splitmx.write(text.replace(f"{site.folder}/people.db", f"{tmp_path}/other.db"))
+    (keeper,) = site.pids("keeper")
+    client = site.client()
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        site.splitmx.reload()
+        wait_for(lambda: site.ask("zoe@example.org") == ("OK", "lmtp:[127.0.0.1]:24"), 10, site.splitmx.tail)
+        client.send("transport", "zoe@example.com")
+        site.ask("zoe@example.org")  # the worker has read both
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert client.receive() != ("OK", REMOTE)
+    wait_for(lambda: site.ask("zoe@example.com") == ("OK", LOCAL), 10, site.splitmx.tail)
 
 
 def test_restart_answers_from_the_index_at_once(site: Site) -> None:
