@@ -25,7 +25,8 @@ from transport.index.writer import Writer
 from transport.sync import SyncReport, apply_changes, apply_named, compare
 
 _STILL = 120.0  # seconds without one more record
-_LOST = 3  # threads given up until the keeper has to be replaced
+_LOOK = 5.0  # seconds between two looks at a reading that is going on
+_LOST = 3  # threads given up and not come back until the keeper has to be replaced
 _FILE_AGAIN = 300.0  # seconds after which an unchanged file is read again
 _TOLD = 0.2  # seconds between the beginnings of two readings that the directory itself asked for, at least
 _SHARE = 20  # and so many times what such a reading takes (DESIGN 4: it is never kept busy with us)
@@ -275,17 +276,22 @@ class Syncing:
     async def _watch(self, result: asyncio.Future[SyncReport | None], given_up: threading.Event) -> SyncReport | None:
         while True:
             try:
-                return await asyncio.wait_for(asyncio.shield(result), 5.0)
+                return await asyncio.wait_for(asyncio.shield(result), _LOOK)
             except TimeoutError:
                 if time.monotonic() - self._moved_at < _STILL:
                     continue
             given_up.set()
             self._lost += 1
+            result.add_done_callback(self._came_back)
             if self._lost >= _LOST:
                 self.hopeless(f"{_LOST} readings of directory {self.directory.name} hang")
             return SyncReport(
                 self.directory.name, error=f"the reading stood still for {_STILL:.0f} s and was given up", timeout=True
             )
+
+    def _came_back(self, _: object) -> None:
+        """A thread that was given up has ended: a driver's own time limit may be as long as ours."""
+        self._lost -= 1
 
     def _work(self, what: str, names: frozenset[Address], order: Order | None, progress: Progress) -> SyncReport | None:
         """In the thread. None: no feed, compare."""

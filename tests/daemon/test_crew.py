@@ -25,6 +25,7 @@ from tests.servers.slapd import Slapd
 from transport.config.settings import Directory, FileOptions, Settings
 from transport.directories.base import DirectoryTimeout, Found
 from transport.record import Record
+from transport.sync import SyncReport
 
 
 @pytest.fixture
@@ -167,6 +168,37 @@ def test_a_reading_that_cannot_begin_is_told_to_whom_it_was_promised(monkeypatch
         report = await asyncio.wait_for(order.done, 5)
         assert not report.good
         assert "can't start new thread" in report.error
+        made.close()
+
+    asyncio.run(run())
+
+
+def test_readings_that_come_back_late_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is locked now and then, longer than a reading may stand still, is no reason to end the keeper."""
+    monkeypatch.setattr(syncing, "_STILL", 0.1)
+    monkeypatch.setattr(syncing, "_LOOK", 0.05)
+    locked = threading.Event()
+
+    def reading(*_: object, **__: object) -> SyncReport:
+        assert locked.wait(20)
+        return SyncReport("here", error="the table is locked")
+
+    async def run() -> None:
+        monkeypatch.setattr(syncing, "open_source", lambda _: SimpleNamespace(close=lambda: None))
+        monkeypatch.setattr(syncing, "compare", reading)
+        writer: Any = SimpleNamespace(instance="")
+        ended: list[str] = []
+        made = syncing.Syncing(writer, replace(_here(), sync_every=600.0), Settings(), lambda *_: None, ended.append)
+        for _ in range(4):
+            locked.clear()
+            order = syncing.Order()
+            made.order(order)
+            report = await asyncio.wait_for(order.done, 10)
+            assert "given up" in report.error
+            locked.set()
+            while any(one.name == "sync-here" for one in threading.enumerate()):
+                await asyncio.sleep(0.01)
+        assert ended == []
         made.close()
 
     asyncio.run(run())
