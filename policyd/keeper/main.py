@@ -188,7 +188,11 @@ class Keeper:
         noted = self._task(self.changes.note(settings, text, "reload"))
         self.refused = ()
         self.loaded_at = time.time()
-        self._use(settings)
+        try:
+            self._use(settings)
+        except Exception as error:  # workers would take none of our answers: they have the new settings
+            log.limited(log.ERROR, "settings", "fault in taking new settings", error)
+            self.hopeless("it could not take the new settings")
         await self.index.note(settings)
         self.renew()
         self.tell_ages()

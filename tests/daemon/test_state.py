@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -17,7 +18,9 @@ from policyd.keeper import index as index_care
 from policyd.keeper import static
 from policyd.keeper.files import Saver
 from policyd.keeper.index import IndexCare
+from policyd.keeper.main import Keeper
 from policyd.keeper.observe import Observations
+from policyd.link import Channel
 from tests.daemon.site import REMOTE, Site
 from transport.config.settings import Daemon, Settings
 from transport.config.settings import Static as StaticTable
@@ -138,6 +141,28 @@ def test_what_a_human_accepted_outlives_a_build_that_failed(tmp_path: Path, monk
 
     asyncio.run(life())
     assert seen[:3] == [True, True, True]
+
+
+def test_a_keeper_that_cannot_take_new_settings_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the middle of a reload: workers would take no answer of a keeper with the old settings, so it ends."""
+    settings = Settings(daemon=Daemon(state=tmp_path), directories={}, destinations={}, domains={}, digest=b"new")
+    ours, theirs = socket.socketpair()
+    said: list[str] = []
+
+    async def life() -> None:
+        keeper = Keeper(asyncio.get_running_loop(), settings, "", [], ours)
+        monkeypatch.setattr(keeper, "hopeless", said.append)
+        monkeypatch.setattr(keeper.answers, "configure", lambda _: 1 / 0)
+        channel = Channel(theirs)
+        channel.send(("settings", settings, "text"))
+        await _until(lambda: said)
+        await asyncio.sleep(0.1)  # what goes on here ends in the real one
+        keeper.static.close()
+        keeper.supervisor.on_close = lambda _: None
+        channel.close()
+
+    asyncio.run(life())
+    assert said == ["it could not take the new settings"]
 
 
 def test_a_change_log_that_stands_still_holds_up_nobody(sites: Callable[..., Site]) -> None:
