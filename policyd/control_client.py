@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CONNECT = 2.0
 """Seconds for the connection: a daemon whose keeper is being replaced refuses or is back within them."""
 
+LINE = 1 << 26
+"""Octets of one line: the status of a hundred thousand domains takes half of them."""
+
 
 class ControlError(Exception):
     """No answer of the daemon. `running` is False where nobody listens: no daemon, or not this configuration's."""
@@ -47,6 +50,11 @@ def request(
     raise ControlError("the daemon closed the connection without an answer", True)
 
 
+def name_of(where: Listener | str) -> str:
+    """What messages call it."""
+    return where if isinstance(where, str) else where.name
+
+
 def stream(where: Listener | str, message: dict[str, Any], timeout: float = 30.0) -> Iterator[dict[str, Any]]:
     """All lines that answer one request, progress included. Raises ControlError."""
     sock = _connect(where)
@@ -54,24 +62,37 @@ def stream(where: Listener | str, message: dict[str, Any], timeout: float = 30.0
         sock.settimeout(timeout)
         sock.sendall(json.dumps(message).encode() + b"\n")
         with sock.makefile("rb") as lines:
-            for line in lines:
-                value = json.loads(line)
-                if not isinstance(value, dict):
-                    raise ValueError("it is none of splitmx")
+            while line := lines.readline(LINE):
+                value = _understood(line, where)
                 yield value
                 if "progress" not in value:
                     return
     except TimeoutError:
         raise ControlError(f"the daemon did not answer within {timeout:.0f} s", True) from None
-    except (OSError, ValueError) as error:
-        raise ControlError(f"the daemon's answer broke off: {error}", True) from None
+    except OSError as error:
+        raise ControlError(f"the daemon's answer broke off: {error.strerror or error}", True) from None
     finally:
         sock.close()
 
 
+def _understood(line: bytes, where: Listener | str) -> dict[str, Any]:
+    """One line: progress, or an answer that says whether it went well. Raises ControlError for anything else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        if line.startswith(b"{") and not line.endswith(b"\n") and len(line) < LINE:
+            raise ControlError("the daemon's answer broke off", True) from None
+        value = None
+    if isinstance(value, dict):
+        good = isinstance(value["progress"], dict) if "progress" in value else isinstance(value.get("ok"), bool)
+        if good:
+            return value
+    raise ControlError(f"{name_of(where)}: another program answers there, not splitmx: {line[:60]!r}", True)
+
+
 def _connect(where: Listener | str) -> socket.socket:
     inet = not isinstance(where, str) and where.kind == "inet"
-    name = where if isinstance(where, str) else where.name
+    name = name_of(where)
     end = time.monotonic() + CONNECT
     while True:
         try:

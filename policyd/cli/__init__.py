@@ -80,6 +80,8 @@ class LazyGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run a command and end the process with its exit code (`standalone_mode`), else return it."""
+        if standalone_mode:
+            _complete_descriptors()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             code = result if isinstance(result, int) else EXIT_GOOD
@@ -98,6 +100,17 @@ class LazyGroup(click.Group):
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _complete_descriptors() -> None:
+    """Started with a standard descriptor closed (`>&-`): what is opened next would get its number, and the output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _fault(fault: Exception) -> int:

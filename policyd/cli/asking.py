@@ -23,7 +23,15 @@ class NoDaemonError(Exception):
 
 
 class SilentDaemonError(Exception):
-    """A daemon took the connection, and gave no proper answer."""
+    """A daemon took the connection, and gave no answer."""
+
+    hint = "is it hung? splitmx status, and the log, may tell"
+
+
+class ForeignError(SilentDaemonError):
+    """Something answered, and it was not splitmx."""
+
+    hint = ""
 
 
 def connect(listener: Listener, timeout: float = CONNECT_S) -> socket.socket:
@@ -45,7 +53,7 @@ def connect(listener: Listener, timeout: float = CONNECT_S) -> socket.socket:
 
 
 def ask_map(listener: Listener, name: str, key: str) -> tuple[str, str]:
-    """Status and value of one key. Raises NoDaemonError, SilentDaemonError, ValueError for a hopeless question."""
+    """Status and value of one key. Raises NoDaemonError, SilentDaemonError, and ValueError for a hopeless question."""
     request = socketmap.request(name, key)
     with connect(listener) as sock:
         sock.settimeout(ANSWER_S)
@@ -60,5 +68,7 @@ def ask_map(listener: Listener, name: str, key: str) -> tuple[str, str]:
             return socketmap.parse_reply(bytes(data[:end]))
         except TimeoutError:
             raise SilentDaemonError(f"{listener.name}: no answer within {ANSWER_S:.0f} s") from None
-        except (OSError, ProtocolError) as error:
-            raise SilentDaemonError(f"{listener.name}: {error}") from None
+        except ProtocolError as error:
+            raise ForeignError(f"{listener.name}: another program answers there, not splitmx: {error}") from None
+        except OSError as error:
+            raise SilentDaemonError(f"{listener.name}: {error.strerror or error}") from None

@@ -27,9 +27,9 @@ class Stop(click.ClickException):
         self.hint = hint
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"splitmx: {self.message}", err=True, file=file)
-        if self.hint:
-            click.echo(f"splitmx: {self.hint}", err=True, file=file)
+        for text in (self.message, self.hint):
+            for line in text.splitlines():
+                click.echo(f"splitmx: {visible(line)}", err=True, file=file)
 
 
 class Later(Stop):

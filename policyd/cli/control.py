@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from policyd.cli.common import Later, Stop
-from policyd.control_client import ControlError, request
+from policyd.cli.shapes import ANSWERS, misfit
+from policyd.control_client import ControlError, name_of, request
 from transport.config.light import load_light
 
 
@@ -23,15 +24,25 @@ def call(
     progress: Callable[[dict[str, Any]], None] | None = None,
     **message: Any,
 ) -> dict[str, Any]:
-    """One request; its answer. Raises NoDaemonError; ends the command when the daemon refuses or hangs."""
+    """One request; its answer. Raises NoDaemonError.
+
+    Ends the command when the daemon refuses or hangs, or when what answers there is not this splitmx's daemon.
+    """
+    where = load_light(config).control
     try:
-        answer = request(load_light(config).control, {"do": do, **message}, timeout, progress)
+        answer = request(where, {"do": do, **message}, timeout, progress)
     except ControlError as error:
         if not error.running:
             raise NoDaemonError(error.what) from None
         raise Later(error.what) from None
-    if not answer.get("ok"):
-        raise Stop(str(answer.get("error") or "the daemon refused it"))
+    if not answer["ok"]:
+        refused = Later if answer.get("later") else Stop
+        raise refused(str(answer.get("error") or "the daemon refused it"))
+    if wrong := misfit(answer, ANSWERS[do]):
+        raise Later(
+            f"{name_of(where)}: that is no answer of this splitmx's daemon ({wrong!r} is missing or of another kind)",
+            "another program listens there, or a daemon of another version: then restart it",
+        )
     return answer
 
 

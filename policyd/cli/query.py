@@ -69,7 +69,7 @@ def _answer(config: Path, name: str, key: str) -> tuple[str, str, str]:
             why = str(error)
             continue
         except SilentDaemonError as error:
-            raise Later(str(error), "is it hung? splitmx status, and the log, may tell") from None
+            raise Later(str(error), error.hint) from None
         except ValueError as error:
             raise Stop(str(error)) from None
         return status, value, f"daemon at {listener.name}"

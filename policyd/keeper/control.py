@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket: one JSON object a line in, one or more out. `policyd.control_client` is the other side.
 
-A request has a key `do`; the answer has `ok` (and `error` when false). Long ones send lines `{"progress": …}` first.
+A request has a key `do`; the answer has `ok` (and `error` when false, with `later` when it can work at another time).
+Long ones send lines `{"progress": …}` first.
 
     {"do": "ping"}                  pid, version
     {"do": "status"}                status: {…} (see Keeper.status)
@@ -53,6 +54,10 @@ class _BadRequestError(Exception):
     """The request cannot be understood; the text goes to the client."""
 
 
+class _NotNowError(_BadRequestError):
+    """The request is good, and cannot be answered now."""
+
+
 class Control:
     """The control listener."""
 
@@ -73,7 +78,7 @@ class Control:
         self.clients += 1
         try:
             if self.clients > _CLIENTS:
-                writer.write(b'{"ok": false, "error": "too many clients"}\n')
+                writer.write(b'{"ok": false, "error": "too many clients", "later": true}\n')
                 return
             while line := await reader.readline():
                 answer = await self._answer(line, writer)
@@ -96,11 +101,13 @@ class Control:
                 raise _BadRequestError(f"unknown request {do!r}")
             answer: dict[str, Any] = await method(message, writer)
             return {"ok": True, **answer}
+        except _NotNowError as error:
+            return {"ok": False, "error": str(error), "later": True}
         except (ValueError, _BadRequestError) as error:
             return {"ok": False, "error": str(error)}
         except Exception as error:
             log.limited(log.ERROR, "control", "fault in a control request", error)
-            return {"ok": False, "error": f"fault in the daemon: {type(error).__name__}; see its log"}
+            return {"ok": False, "error": f"fault in the daemon: {type(error).__name__}; see its log", "later": True}
 
     async def _do_ping(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         return {"pid": os.getpid(), "version": version()}
@@ -197,7 +204,7 @@ class Control:
         """Read these directories now, all at once, with progress for the client."""
         keeper = self.keeper
         if keeper.index.writer is None:
-            raise _BadRequestError(f"the index cannot be written: {keeper.index.error}")
+            raise _NotNowError(f"the index cannot be written: {keeper.index.error}")
 
         def told(sync: Syncing, records: int) -> None:
             if not writer.is_closing():
@@ -214,7 +221,7 @@ class Control:
         try:
             return [await order.done for order in orders]
         except asyncio.CancelledError:
-            raise _BadRequestError("the configuration changed meanwhile: ask again") from None
+            raise _NotNowError("the configuration changed meanwhile: ask again") from None
         finally:
             beat.cancel()
 
