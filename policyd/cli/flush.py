@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from policyd.cli import EXIT_GOOD, EXIT_LATER
-from policyd.cli.common import config_option, examples, json_option, print_json, visible
+from policyd.cli.common import Stop, config_option, examples, json_option, print_json, visible
 
 
 @click.command(epilog=examples("splitmx flush bob@example.com", "splitmx flush example.com"))
@@ -24,6 +24,8 @@ def flush(config: Path, as_json: bool, what: str) -> int:
     """
     from policyd.cli.control import must_call
 
+    if not what.strip():
+        raise Stop("it is empty: name an address or a domain")
     # a domain is read anew, which may take as long as its directories need
     answer = must_call(config, "flush", timeout=20 if "@" in what else 120, what=what)
     directories = answer.get("directories", [])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from policyd.cli.common import Stop, config_option, examples, note, visible
 
 if TYPE_CHECKING:
     from transport.config.settings import Settings
+
+GROUP = "splitmx"
+"""The daemon's, as systemd/splitmx.sysusers makes it."""
 
 
 @click.command(
@@ -64,14 +68,14 @@ def init(
     Exit codes: 0 written, 1 written, but a directory cannot be read yet or is empty, 2 usage.
     """
     directory = _directory(sql, postfixadmin, ldap, base, list_file)
-    text = _text(domains, directory, hosts, name, local_transport)
+    text = _text(tuple(dict.fromkeys(domains)), directory, hosts, name, local_transport)
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise Stop("what is given is no UTF-8")
     if to_stdout:
         from tempfile import TemporaryDirectory
 
         with TemporaryDirectory() as folder:
-            _write(Path(folder) / config.name, text)
+            _write(Path(folder) / "splitmx.toml", text)
         click.echo(text, nl=False)
         return EXIT_GOOD
     if config.exists() and not force:
@@ -113,6 +117,8 @@ def _directory(
 def _text(
     domains: tuple[str, ...], directory: list[str], hosts: tuple[str, ...], name: str, local_transport: str
 ) -> str:
+    from transport.config.errors import dotted
+
     queue = _postconf("queue_directory") or "/var/spool/postfix"
     group = "postfix" if _postconf("queue_directory") else ""
     access = f"?mode=0660&group={group}" if group else ""
@@ -128,7 +134,7 @@ def _text(
         "[directories.here]  # who is on this side",
         *directory,
         "",
-        f"[destinations.{name}]  # where the others' mail goes",
+        f"[{dotted(('destinations', name))}]  # where the others' mail goes",
         f"hosts = [{', '.join(_quoted(host) for host in hosts)}]",
         'tls = "may"  # encrypt, ca, ca+name or dane ask for more',
         "",
@@ -168,6 +174,7 @@ def _postconf(name: str) -> str:
 
 def _write(config: Path, text: str) -> Settings:
     """Check the text, then put it in place. Raises ConfigErrors, and nothing is written."""
+    from transport.config.errors import ConfigErrors
     from transport.config.load import load
 
     config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -177,12 +184,30 @@ def _write(config: Path, text: str) -> Settings:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         settings = load(aside)
+        _give(aside, config)
         if config.exists():
             shutil.copy2(config, config.with_name(config.name + ".old"))
         aside.replace(config)
+    except ConfigErrors as faults:
+        # a line of a file that nobody will see helps nobody
+        raise ConfigErrors([replace(fault, file="init", line=None) for fault in faults.errors]) from None
     finally:
         aside.unlink(missing_ok=True)
     return settings
+
+
+def _give(aside: Path, config: Path) -> None:
+    """Owner and mode of the file that it replaces; a new one, made by root, may be read by the daemon's group."""
+    if config.exists():
+        kept = config.stat()
+        aside.chmod(kept.st_mode & 0o7777)
+        if os.geteuid() == 0:
+            os.chown(aside, kept.st_uid, kept.st_gid)
+    elif os.geteuid() == 0:
+        try:
+            shutil.chown(aside, group=GROUP)
+        except LookupError:
+            pass  # there is no such group: whoever runs the daemon is told what to do
 
 
 def _try(settings: Settings) -> int:

@@ -121,6 +121,8 @@ def test_flush_of_what_is_not_ours_is_usage(running: Site) -> None:
     assert running.run("flush", "u1@example.com").returncode == 0
     assert running.run("flush", "example.com").returncode == 0
     assert running.run("flush", "elsewhere.test").returncode == 2
+    empty = running.run("flush", "")
+    assert (empty.returncode, "address or a domain" in empty.stderr) == (2, True)
 
 
 def test_without_a_daemon(site: Site) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -60,6 +61,33 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     assert config.read_text() == "# mine\n"
     assert init(config, "--file", str(people), "--force").exit_code == 0
     assert (tmp_path / "splitmx.toml.old").read_text() == "# mine\n"
+
+
+def test_the_daemon_may_read_what_root_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file is given to the daemon's group; one that is replaced keeps its owner and mode."""
+    given: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "chown", lambda path, user=None, group=None: given.append((path.name, group)))
+    config = tmp_path / "splitmx.toml"
+    people = tmp_path / "people"
+    people.write_text("ann@example.com\n")
+    assert init(config, "--file", str(people)).exit_code == 0
+    assert given == [(".splitmx.toml.new", "splitmx")]
+    config.chmod(0o600)
+    kept = config.stat()
+    assert init(config, "--file", str(people), "--force").exit_code == 0
+    found = config.stat()
+    assert (found.st_mode, found.st_uid, found.st_gid) == (kept.st_mode, kept.st_uid, kept.st_gid)
+    assert len(given) == 1
+
+
+def test_a_mistake_is_told_by_its_key(tmp_path: Path) -> None:
+    """Not by a line of a file that is gone; the same domain twice is one domain."""
+    for words in (["--print"], []):
+        result = init(tmp_path / "splitmx.toml", "--file", "/etc/people", "--name", "Not A Name", *words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith('init: [destinations."Not A Name"]: '), result.stderr
+    assert init(tmp_path / "splitmx.toml", "--file", "/x", "--domain", "example.com", "--print").exit_code == 0
 
 
 def test_print_writes_nothing(tmp_path: Path) -> None:
