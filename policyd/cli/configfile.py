@@ -10,9 +10,13 @@ from policyd.cli.common import Later, note
 
 
 def install(config: Path, text: str) -> None:
-    """Check `text` as this configuration, then replace the file. Raises ConfigErrors, and the old one stays."""
+    """Check `text` as this configuration, then replace the file. Raises ConfigErrors, and the old one stays.
+
+    Of a symbolic link the file behind it is replaced.
+    """
     from transport.config.load import load
 
+    config = config.resolve()
     aside = config.with_name(f".{config.name}.new")
     kept = config.stat()
     try:

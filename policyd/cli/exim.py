@@ -156,5 +156,6 @@ def check(config: Path, as_json: bool, binary: str, conf: str | None, deploy: st
                 click.echo(f"    {finding.hint}")
         if not serious:
             version = ".".join(str(n) for n in found.version)
-            click.echo(f"Exim {version} is set up for {len(settings.domains)} domains")
+            enabled = sum(domain.enabled == "yes" for domain in settings.domains.values())
+            click.echo(f"Exim {version} is set up for {enabled} domains")
     return EXIT_FOUND if serious else EXIT_GOOD

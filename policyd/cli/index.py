@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,7 @@ def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
     from transport.index.writer import IndexBusy, IndexFault, Writer
 
     state = settings.daemon.state
-    with tempfile.TemporaryDirectory(prefix="splitmx-index-") as aside:
+    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="splitmx-index-") as aside:
         writer: Writer | None = None
         try:
             if not state.exists():
@@ -61,6 +63,27 @@ def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
             yield Opened(reader, list(faults.values()), held)
         finally:
             reader.close()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that no temporary index is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _reader(settings: Settings, state: Path) -> Reader:

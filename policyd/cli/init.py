@@ -177,6 +177,7 @@ def _write(config: Path, text: str) -> Settings:
     from transport.config.errors import ConfigErrors
     from transport.config.load import load
 
+    config = config.resolve()  # of a symbolic link the file behind it is written
     config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     aside = config.with_name(f".{config.name}.new")
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,17 +120,43 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
 
 
 def _disabled(text: str, name: str) -> str:
-    """The configuration's text with `enabled = false` in this domain's table."""
-    head = re.compile(
-        rf"^[ \t]*\[[ \t]*domains[ \t]*\.[ \t]*[\"']{re.escape(name)}[\"'][ \t]*\][ \t]*(?:#[^\n]*)?$",
-        re.MULTILINE | re.IGNORECASE,
-    )
-    found = head.search(text)
-    if found is None:
-        raise Stop(f'[domains."{name}"] has no table header of its own in the file', "set its enabled = false by hand")
-    following = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, found.end())
+    """The configuration's text with `enabled = false` in this domain's table. Ends the command where that fails."""
+    import tomllib
+
+    from transport.address import fold_domain
+
+    by_hand = f'[domains."{name}"] has no table header of its own in the file', "set its enabled = false by hand"
+    start = next((end for found, end in _headers(text) if fold_domain(found) == name), None)
+    if start is None:
+        raise Stop(*by_hand)
+    following = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, start)
     end = following.start() if following else len(text)
-    table = text[found.end() : end]
-    line = re.compile(r"^([ \t]*enabled[ \t]*=[ \t]*)(?:true|false|\"[^\"\n]*\"|'[^'\n]*')", re.MULTILINE)
+    table = text[start:end]
+    line = re.compile(
+        r"^([ \t]*(?:enabled|\"enabled\"|'enabled')[ \t]*=[ \t]*)(?:true|false|\"[^\"\n]*\"|'[^'\n]*')", re.MULTILINE
+    )
     table = line.sub(r"\1false", table, count=1) if line.search(table) else "\nenabled = false" + table
-    return text[: found.end()] + table + text[end:]
+    changed = text[:start] + table + text[end:]
+    try:
+        tables = tomllib.loads(changed)["domains"]
+        done = any(fold_domain(key) == name and one.get("enabled") is False for key, one in tables.items())
+    except tomllib.TOMLDecodeError:
+        done = False
+    if not done:  # a line that only looks like a header, in a text of several lines
+        raise Stop(*by_hand)
+    return changed
+
+
+def _headers(text: str) -> Iterator[tuple[str, int]]:
+    """The domains that have a table header of their own, as they are written, and where it ends."""
+    import tomllib
+
+    for found in re.finditer(r"^[ \t]*\[[ \t]*[\"']?domains\b[^\n]*$", text, re.MULTILINE):
+        try:
+            below = tomllib.loads(found[0]).get("domains")
+        except tomllib.TOMLDecodeError:
+            continue
+        if isinstance(below, dict):
+            for name, table in below.items():
+                if table == {}:
+                    yield name, found.end()

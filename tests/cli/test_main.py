@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -79,6 +80,33 @@ def test_help_names_every_command() -> None:
         assert re.search(rf"^  {name} ", said, re.MULTILINE)
         assert re.search(rf'^\.(B|BR) "?{name}\b', manual, re.MULTILINE), name
         assert f"`{name}" in readme
+
+
+def options(command: click.Command) -> set[str]:
+    """The long options of a command and of those below it."""
+    found = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        found |= options(below)
+    return {name for name in found if name.startswith("--")}
+
+
+def test_the_manual_page_names_every_option() -> None:
+    """A stranger looks there first."""
+    manual = (ROOT / "docs/man/splitmx.1").read_text().replace("\\-", "-")
+    paragraphs = re.split(r"^\.TP\n", manual, flags=re.MULTILINE)
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        said = "".join(text for text in paragraphs if re.match(rf'\.(B|BR) "?{name}\b', text))
+        missing = {option for option in options(command) - {"--json", "--config"} if option not in said}
+        assert not missing, (name, missing)
+
+
+def test_all_of_contrib_is_installed() -> None:
+    """docs/install.md says where it is then."""
+    installed = (ROOT / "setup.cfg").read_text()
+    for folder in (path for path in (ROOT / "contrib").iterdir() if path.is_dir()):
+        assert f"share/splitmx/contrib/{folder.name}" in installed, folder.name
 
 
 def test_maps_of_query_are_those_of_the_answerer() -> None:
