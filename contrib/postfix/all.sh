@@ -5,6 +5,7 @@
 #
 # Address classes, which stay as they are:
 #   example.com: relay_domains
+case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
 export MAIL_CONFIG=/etc/postfix
 
 # names of ours, asked without the daemon

@@ -2,6 +2,7 @@
 #
 # splitmx on a Postfix in /etc/postfix, deployed live.
 # Keep a copy of main.cf and master.cf. First write the tables: splitmx build
+case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
 export MAIL_CONFIG=/etc/postfix
 
 # names of ours, asked without the daemon

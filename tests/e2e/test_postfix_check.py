@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,17 @@ def test_class_is_never_changed(cleaned: Cleaned, parameter: str) -> None:
         assert f"{site.maps}" not in site.mta.get("relay_domains")
 
 
+def test_the_lines_end_at_the_first_error(cleaned: Cleaned) -> None:
+    """Piped into a shell, half of them is never taken for all of them."""
+    site = Site(cleaned)
+    printed = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config)).stdout
+    broken = printed.replace("postconf -e", "false; postconf -e", 1)
+    assert broken != printed
+    before = (site.mta.config / "main.cf").read_text()
+    assert subprocess.run(["sh"], input=broken, capture_output=True, text=True, check=False).returncode == 1
+    assert (site.mta.config / "main.cf").read_text() == before
+
+
 def test_two_classes_and_alias_class_are_refused(cleaned: Cleaned) -> None:
     """A domain in two classes, or in virtual_alias_domains, is named as a problem."""
     site = Site(cleaned)
@@ -87,6 +99,10 @@ def test_two_classes_and_alias_class_are_refused(cleaned: Cleaned) -> None:
     done = site.splitmx.run(*words)
     assert done.returncode == 1
     assert "PROBLEM: example.com stands in mydestination and relay_domains" in done.stdout
+    before = (site.mta.config / "main.cf").read_text()
+    piped = subprocess.run(["sh"], input=done.stdout, capture_output=True, text=True, check=False)
+    assert (piped.returncode, "PROBLEM" in piped.stderr) == (1, True)
+    assert (site.mta.config / "main.cf").read_text() == before, "what cannot work was done"
 
     site.mta.set(relay_domains="", mydestination="", virtual_alias_domains="example.com")
     assert "PROBLEM: example.com is in virtual_alias_domains" in site.splitmx.run(*words).stdout

@@ -138,9 +138,10 @@ def _listener(settings: Settings, result: EximPlan, deploy: str) -> str:
     if settings.daemon.exim:
         return socket_name(settings.daemon.exim[0])
     if deploy != "static":
+        group = {"debian": "Debian-exim", "cpanel": "mail"}.get(result.kind, "GROUP")
         result.problems.append(
             'daemon.exim is empty: nothing listens for Exim. Set it to ["unix:/run/splitmx/exim.sock?mode=0660&group='
-            'Debian-exim"]'
+            f"{group}\"], the group of Exim's user"
         )
     return "/run/splitmx/exim.sock"
 

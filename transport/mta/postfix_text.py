@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from transport.mta.postfix import Postfix
 from transport.mta.postfix_parts import Plan
 
+_CAREFUL = "case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error"
+_STOP = "case $- in *i*) ;; *) echo 'splitmx: see PROBLEM above, nothing is done' >&2; exit 1 ;; esac"
+
 
 def script(plan: Plan, postfix: Postfix) -> str:
     """Comments say why; every other line is a command. `postconf` and `postfix` read the folder in MAIL_CONFIG."""
@@ -30,6 +33,7 @@ def _lines(plan: Plan, postfix: Postfix) -> Iterator[str]:
             yield f"#   {domain}: {parameter}"
         if len(plan.classes) > 20:
             yield f"#   and {len(plan.classes) - 20} more"
+    yield _STOP if plan.problems else _CAREFUL
     yield f"export MAIL_CONFIG={shlex.quote(str(postfix.directory))}"
     for file in plan.files:
         yield ""
