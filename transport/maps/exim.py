@@ -61,7 +61,7 @@ def lookup_texts(folder: Path, map_type: str) -> tuple[Callable[[str], str], Cal
     file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
 
     def exact(otherwise: str) -> str:
-        # `*@`: an envelope domain has one line, `*@DOMAIN`
+        # `*@`: an envelope domain has one line, `*@DOMAIN`; no recipient has such a key
         return f"${{lookup{{${{lc:$local_part}}@${{lc:$domain}}}}{map_type}*@{{{file}}}{{$value}}{{{otherwise}}}}}"
 
     def base(otherwise: str) -> str:
@@ -205,6 +205,9 @@ class Replies:
             return
         reply = self._reply(self._faces, address)
         if not reply:
+            return
+        if local == "*":
+            self.survey.leave_out(text, "Exim would find it for everybody in the domain; only the daemon can answer")
             return
         self.survey.listed[domain.name] += 1
         for name in names:
