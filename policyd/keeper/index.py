@@ -88,22 +88,27 @@ class IndexCare:
 
     async def note(self, settings: Settings) -> None:
         """Write down the configuration's digest: another one is a new generation. What fails is done again by `run`."""
-        if self.writer is not None:
-            try:
-                await asyncio.to_thread(self.writer.settings, settings.digest, list(settings.directories))
-                self._noted = settings.digest
-            except IndexFault as fault:
-                self.fault(fault)
-            except Exception as error:  # no thread can be started
-                log.limited(log.ERROR, "index", "fault in keeping the index", error)
+        if self.writer is not None and await self._written(
+            self.writer.settings, settings.digest, list(settings.directories)
+        ):
+            self._noted = settings.digest
 
     async def new_generation(self) -> None:
         """Answers change without a change of rows."""
         if self.writer is not None:
-            try:
-                await asyncio.to_thread(self.writer.new_generation)
-            except IndexFault as fault:
-                self.fault(fault)
+            await self._written(self.writer.new_generation)
+
+    async def _written(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Do this in a thread; whether it was done."""
+        try:
+            await asyncio.to_thread(work, *arguments)
+        except IndexFault as fault:
+            self.fault(fault)
+        except Exception as error:  # no thread can be started
+            log.limited(log.ERROR, "index", "fault in keeping the index", error)
+        else:
+            return True
+        return False
 
     def fault(self, fault: IndexFault) -> None:
         """Say what is wrong; what was there before still holds."""

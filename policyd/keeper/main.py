@@ -23,6 +23,7 @@ from policyd.keeper.control import Control
 from policyd.keeper.crowd import Crowd, WorkerLink
 from policyd.keeper.index import IndexCare
 from policyd.keeper.loops import Loops
+from policyd.keeper.moments import Moments
 from policyd.keeper.observe import Observations
 from policyd.keeper.peers import Peers
 from policyd.keeper.queue import LiveQueue
@@ -74,7 +75,7 @@ class Keeper:
         self.networks = listen.networks(settings.daemon.allow)
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self._reloads: list[asyncio.Future[tuple[str, ...]]] = []
-        self._moment: asyncio.TimerHandle | None = None
+        self.moments = Moments(loop, lambda: self._task(self._new_generation()))
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
         self.changes = ChangeLog()
@@ -163,7 +164,7 @@ class Keeper:
             self.queues.pop(name).close()
         self.crowd.settings(settings.digest)
         self._use_syncs(old)
-        self._schedule_moment()
+        self.moments.use(settings)
 
     def _use_syncs(self, old: Settings) -> None:
         """Readings, once the index can be written."""
@@ -216,26 +217,6 @@ class Keeper:
         for future in waiting:
             if not future.done():
                 future.set_result(errors)
-
-    def _schedule_moment(self) -> None:
-        """A wave's moment, the end of a dual delivery: answers change by themselves, so a new generation begins."""
-        if self._moment is not None:
-            self._moment.cancel()
-            self._moment = None
-        now = time.time()
-        moments = [wave.at for wave in self.settings.waves]
-        moments += [one.delivery_until for one in self.settings.domains.values() if one.delivery_until is not None]
-        ahead = [moment for moment in moments if moment > now]
-        if ahead:
-            self._moment = self.loop.call_later(
-                min(600.0, max(0.05, min(ahead) - now + 0.05)), self._at_moment, min(ahead)
-            )
-
-    def _at_moment(self, moment: float) -> None:
-        self._schedule_moment()
-        if time.time() >= moment:
-            log.say(log.INFO, "a moment of the configuration has come", moment=int(moment))
-            self._task(self._new_generation())
 
     async def _new_generation(self) -> None:
         await self.index.new_generation()
