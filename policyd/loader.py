@@ -7,6 +7,7 @@ supervisor uses the time for what its workers need.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import select
@@ -15,9 +16,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from transport.config.settings import Settings
+from transport.config.settings import Daemon, Settings
 
 _PATIENCE = 30.0  # seconds for reading the configuration, waves' files included
+_FIXED = ("socketmap", "policy", "exim", "tcp_table", "control", "metrics", "state", "workers")
 
 
 class Loaded(NamedTuple):
@@ -111,3 +113,12 @@ def load(path: Path) -> Loaded:
         return Loaded(None, "", (f"{path}: {getattr(error, 'strerror', None) or error}",))
     except Exception as error:
         return Loaded(None, "", (f"{path}: cannot be checked: {type(error).__name__}: {error}",))
+
+
+def needs_restart(old: Daemon, new: Daemon) -> list[str]:
+    """The keys of `[daemon]` that differ and cannot change while the daemon runs."""
+    return [
+        field.name
+        for field in dataclasses.fields(Daemon)
+        if field.name in _FIXED and getattr(old, field.name) != getattr(new, field.name)
+    ]

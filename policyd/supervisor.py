@@ -8,7 +8,6 @@ sockets are closed: an MTA is refused immediately instead of waiting (PITFALLS 3
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import selectors
 import signal
@@ -21,15 +20,14 @@ from policyd import children, log, notify, sockets
 from policyd.children import Child, Slot
 from policyd.link import LinkClosedError, Message
 from policyd.listeners import Listeners
-from policyd.loader import Loaded, Loader
-from transport.config.settings import Daemon, Settings
+from policyd.loader import Loaded, Loader, needs_restart
+from transport.config.settings import Settings
 
 EXIT_OK, EXIT_CONFIG, EXIT_LATER = 0, 2, 75
 _WORKER_SILENT, _KEEPER_SILENT = 3.0, 10.0
 _WORKER_SLOWEST, _KEEPER_SLOWEST = 5.0, 30.0
 _TICK = 0.25
 _STOP_WORKERS, _STOP_ALL = 4.0, 4.8  # seconds after SIGTERM
-_FIXED = ("socketmap", "policy", "exim", "tcp_table", "control", "metrics", "state", "workers")
 
 
 class Supervisor:
@@ -401,12 +399,3 @@ class Supervisor:
             if not alive or self.no_worker_since is not None:
                 notify.notify(f"STATUS={self._status()}")
             self.no_worker_since = None if alive else now
-
-
-def needs_restart(old: Daemon, new: Daemon) -> list[str]:
-    """The keys of `[daemon]` that differ and cannot change while the daemon runs."""
-    return [
-        field.name
-        for field in dataclasses.fields(Daemon)
-        if field.name in _FIXED and getattr(old, field.name) != getattr(new, field.name)
-    ]

@@ -23,8 +23,7 @@ from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
 from policyd.keeper.loops import Loops
 from policyd.keeper.peers import Peers, SpfError, resolve_spf
 from policyd.link import Age, Channel, Live
-from policyd.loader import Loader
-from policyd.supervisor import needs_restart
+from policyd.loader import Loader, needs_restart
 from policyd.worker import cache
 from policyd.worker.cache import Cache
 from policyd.worker.counters import Counters
