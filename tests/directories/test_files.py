@@ -361,3 +361,37 @@ def test_half_an_answer_of_uapi_is_a_fault(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DirectoryError):
         records(FileSource("here", FileOptions(str(path), "cpanel-uapi")).list())
+
+
+@pytest.mark.parametrize("form", ["list", "postfix", "passwd", "aliases", "csv"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_with_zeros_where_text_was_is_a_fault(tmp_path: Path, form: str, whole: bool) -> None:
+    """What a crash leaves of a file that was being written: as long as before, with zeros for its last blocks or for
+    all of it. Who stood there has not left."""
+    start = {"passwd": "ann:x:1000:1000::/h:/s\n", "aliases": "ann: x\n", "csv": "address\nann@example.com\n"}
+    text = b"" if whole else start.get(form, "ann@example.com\n").encode()
+    with pytest.raises(DirectoryError, match="zeros"):
+        records(listing_of(tmp_path, form, text + bytes(4096), ("example.com",)))
+
+
+@pytest.mark.parametrize("form", ["list", "postfix", "passwd", "aliases", "csv"])
+@pytest.mark.parametrize(("end", "encoding"), [("\r", "utf-8"), ("\n", "utf-16-be"), ("\r\n", "utf-16-le")])
+def test_other_line_ends_and_encodings_lose_nobody(tmp_path: Path, form: str, end: str, encoding: str) -> None:
+    """CR alone, as old spreadsheets on a Mac write it, and UTF-16 without a byte order mark."""
+    lines = {
+        "passwd": ("ann:x:1000:1000::/h:/s", "bob:x:1001:1001::/h:/s"),
+        "aliases": ("ann: x", "bob: y"),
+        "csv": ("address", "ann@example.com", "bob@example.com"),
+    }.get(form, ("ann@example.com", "bob@example.com"))
+    listing = listing_of(tmp_path, form, "".join(line + end for line in lines).encode(encoding), ("example.com",))
+    assert [record.local for record in listing.records] == ["ann", "bob"]
+    assert listing.skipped.count == 0
+
+
+@pytest.mark.parametrize("sign", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_only_line_ends_end_a_row(tmp_path: Path, sign: str) -> None:
+    """Signs in a name that Unicode counts among the ends of lines, and no spreadsheet does."""
+    text = f"Email,Name,Title\nann@example.com,Ann{sign}Smith,Boss\nbob@example.com,Bob,\n"
+    listing = listing_of(tmp_path, "m365", text)
+    assert [record.local for record in listing.records] == ["ann", "bob"]
+    assert listing.skipped.count == 0

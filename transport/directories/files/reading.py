@@ -14,6 +14,8 @@ from pathlib import Path
 from transport.directories.base import DirectoryError
 
 _EXPORTED = re.compile(r"#\s*exported_at\s*[:=]\s*(\S+)", re.IGNORECASE)
+_ZEROS = "\0\0"  # one alone may be a slip in a name
+_DAMAGED = "write the file anew"
 _WRITTEN = "write the new content to another name and rename it over this one"
 
 
@@ -27,12 +29,15 @@ class Content:
     complete: bool
 
     def lines(self) -> Iterator[str]:
-        """Lines without their ends; only LF, CRLF and CR end one."""
-        return (line.rstrip("\r") for line in self.text.replace("\r\n", "\n").split("\n"))
+        """Lines without their ends: LF, CRLF, or CR where there is no other."""
+        if "\n" not in self.text:
+            return iter(self.text.split("\r"))
+        return (line.rstrip("\r") for line in self.text.split("\n"))
 
 
 def read(path: Path) -> Content:
-    """Read a file. Raises DirectoryError when it is missing, unreadable, no regular file, or was written to meanwhile.
+    """Read a file. Raises DirectoryError when it is missing, unreadable, no regular file, was written to meanwhile, or
+    holds blocks of zeros, as a crash leaves them: who stood there has not left.
 
     Its time is that of a comment `# exported_at: RFC3339` in the first line, else its mtime.
     """
@@ -54,6 +59,8 @@ def read(path: Path) -> Content:
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or len(data) != after.st_size:
         raise DirectoryError(f"{path} is being written", _WRITTEN)
     text = _decoded(data)
+    if _ZEROS in text:
+        raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", _DAMAGED)
     return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)
 
 
@@ -75,6 +82,8 @@ def _decoded(data: bytes) -> str:
         return data[3:].decode("utf-8", "replace")
     if data[1:2] == b"\0" and data[3:4] == b"\0":
         return data.decode("utf-16-le", "replace")
+    if data[0:1] == b"\0" and data[2:3] == b"\0":
+        return data.decode("utf-16-be", "replace")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

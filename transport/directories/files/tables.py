@@ -167,7 +167,9 @@ def from_table(content: Content, form: str, columns: Mapping[str, str], skipped:
 
 def _body(content: Content) -> tuple[list[str], str]:
     """The lines from the header on, with their ends, and what separates columns: a comma, semicolon or tab."""
-    lines = content.text.replace("\r\n", "\n").replace("\r", "\n").splitlines(keepends=True)
+    # str.splitlines would end a row at a form feed or U+2028 in a name, too
+    lines = content.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
     delimiter = ""
     while lines and (not lines[0].strip() or lines[0].lower().startswith(("#", "sep="))):
         if lines[0].lower().startswith("sep="):
