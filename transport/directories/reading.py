@@ -184,10 +184,10 @@ def trimmed(record: Record) -> Record:
 
 
 def merge(records: Iterable[Record], skipped: Skipped | None = None) -> list[Record]:
-    """One record per address, in order of first sight.
+    """One record per address, in order of first sight, as the index merges them (`transport.sync.stage`).
 
-    A mailbox beats an alias or group, targets are united, active beats suspended, identical ones are silent; one that
-    names another location than the first is left out and noted.
+    A mailbox stands and an alias or group of the same address is noted; else targets are united, active beats
+    suspended, and of two locations the first counts and the other is noted. Identical ones are silent.
     """
     merged: dict[tuple[str, str], Record] = {}
     for record in records:
@@ -196,26 +196,27 @@ def merge(records: Iterable[Record], skipped: Skipped | None = None) -> list[Rec
         if first is None:
             merged[key] = record
         elif first != record:
-            both = _united(first, record)
-            if both is not None:
-                merged[key] = both
-            elif skipped is not None:
-                skipped.add(
-                    external(record.local, record.domain),
-                    f"listed twice, with locations {first.location!r} and {record.location!r}; the first counts",
-                )
+            merged[key] = _united(first, record, skipped)
     return list(merged.values())
 
 
-def _united(first: Record, second: Record) -> Record | None:
-    if first.location and second.location and first.location != second.location:
-        return None
-    main = second if second.kind is Kind.MAILBOX and first.kind is not Kind.MAILBOX else first
+def _united(first: Record, second: Record, skipped: Skipped | None) -> Record:
+    main, other = (second, first) if second.kind < first.kind else (first, second)
+    note = ""
+    if main.kind is Kind.MAILBOX and other.kind is not Kind.MAILBOX:
+        note = "listed as a mailbox and as an alias: the mailbox stands"
+    elif main.location and other.location and main.location != other.location:
+        note = f"listed twice, with locations {main.location!r} and {other.location!r}; the first counts"
+    if note and skipped is not None:
+        skipped.add(external(main.local, main.domain), note)
+    if main.kind is Kind.MAILBOX and other.kind is not Kind.MAILBOX:
+        return main
     return main._replace(
-        active=first.active or second.active,
-        location=first.location or second.location,
-        targets=tuple(dict.fromkeys(first.targets + second.targets)),
-        entry=first.entry or second.entry,
+        kind=other.kind,
+        active=main.active or other.active,
+        location=main.location or other.location,
+        targets=tuple(dict.fromkeys(main.targets + other.targets)),
+        entry=main.entry or other.entry,
     )
 
 
