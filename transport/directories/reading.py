@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
@@ -58,7 +59,7 @@ def active_of(value: object) -> bool | None:
     """Whether a value means active: NULL and "" do; None for a word nobody knows."""
     if value is None or value is True or value is False:
         return value is not False
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Decimal)):
         return value != 0
     if isinstance(value, (bytes, bytearray)) and len(value) == 1 and value[0] < 2:
         return value[0] == 1  # BIT(1) of MariaDB
@@ -69,8 +70,10 @@ def active_of(value: object) -> bool | None:
 
 
 def location_of(value: object) -> str | None:
-    """A location word, or None where there is none."""
-    return (text_of(value) or "").strip() or None
+    """A location word, or None where there is none. What is no text becomes a word that nobody configured: who has it
+    is known to be somewhere, and must not be left out."""
+    word = (text_of(value) or "").strip()
+    return (word if word.isascii() else word.encode("utf-8", "replace").decode()) or None
 
 
 def why_not(text: str) -> str:
@@ -125,7 +128,8 @@ def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
     if quoted != local:
         locals_.insert(0, quoted)
     if not local.isascii():
-        for other in (normalize("NFD", local), _upper(local), local.title()):
+        title = local.title()
+        for other in (normalize("NFD", local), _upper(local), title, _lower(title)):
             locals_.append(other)
     if upper and "ss" in local:
         locals_.append(local.replace("ss", "ß"))
@@ -136,6 +140,11 @@ def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
 def _upper(local: str) -> str:
     """Upper case beyond ASCII only: what `lower()` of a database without ICU leaves."""
     return "".join(c if c.isascii() else c.upper() for c in local)
+
+
+def _lower(local: str) -> str:
+    """Lower case of ASCII only: what `lower()` of such a database makes of a name."""
+    return "".join(c.lower() if c.isascii() else c for c in local)
 
 
 def targets_in(value: object, skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:

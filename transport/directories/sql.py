@@ -30,6 +30,7 @@ from transport.directories.sql_connect import (
     engine_of,
     fault_of,
     is_untranslatable,
+    lenient_text,
     sqlite_path,
 )
 from transport.directories.sql_explain import Explained, explain
@@ -94,7 +95,7 @@ class SqlSource:
         try:
             raw: Any = connection.connection.dbapi_connection
             if lenient and isinstance(raw, sqlite3.Connection):
-                raw.text_factory = lambda value: value.decode("utf-8", "surrogateescape")
+                raw.text_factory = lenient_text
             if self.options.changed:
                 listing.cookie = self._first_cookie(connection, listing.skipped)
             yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
@@ -211,24 +212,31 @@ class SqlSource:
 
     def _live_clause(self, connection: Connection) -> TextClause:
         """The live query: `lookup`, or the query with a condition; made once."""
-        if self._statement is None:
-            if self.options.lookup:
-                self._statement = lookup_clause(self.options.lookup)
-            else:
-                column = "q.address" if self._plain_compare(connection) else "lower(q.address)"
-                query = wrapped(self.options.query, f"{column} IN :addresses")
-                self._statement = text(query).bindparams(bindparam("addresses", expanding=True))
-        return self._statement
+        if self._statement is not None:
+            return self._statement
+        if self.options.lookup:
+            self._statement = lookup_clause(self.options.lookup)
+            return self._statement
+        column, lasting = self._compared(connection)
+        query = wrapped(self.options.query, f"{column} IN :addresses")
+        clause = text(query).bindparams(bindparam("addresses", expanding=True))
+        if lasting:
+            self._statement = clause
+        return clause
 
-    def _plain_compare(self, connection: Connection) -> bool:
-        """Whether the column is compared as it is: `exact_case`, or a collation that knows no case."""
+    def _compared(self, connection: Connection) -> tuple[str, bool]:
+        """What is compared without regard to case, and whether that holds for good: an empty table tells nothing."""
         if self.options.exact_case:
-            return True
+            return "q.address", True
         if connection.dialect.name not in ("mysql", "mariadb"):
-            return False
+            return "lower(q.address)", True
         one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608  the configuration's own query
-        name = connection.execute(text(one)).scalar()
-        return name is not None and _CASELESS.search(str(name)) is not None
+        name = str(connection.execute(text(one)).scalar() or "")
+        if _CASELESS.search(name):
+            return "q.address", True
+        if name == "binary":  # octets, which lower() leaves as they are
+            return "lower(CONVERT(q.address USING utf8mb4))", True
+        return "lower(q.address)", bool(name)
 
     def explain_live(self) -> Explained:
         """The database's plan of the live query, what it scans, and the index that cures it."""

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQL directories with odd columns and odd values: listing and live look-up say the same of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.directories.databases import Database, open_database
+from tests.servers import MariaDb
+from transport.config.settings import SqlOptions
+from transport.directories.sql import SqlSource
+from transport.record import Record
+
+pytestmark = pytest.mark.directory
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A fresh database of each kind in turn."""
+    made = open_database(request.param, request, tmp_path)
+    yield made
+    for source in made.sources:
+        source.close()
+
+
+@pytest.mark.parametrize("column", ["VARBINARY(320)", "BLOB", "VARCHAR(320) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"])
+def test_a_column_of_octets_is_searched_without_regard_to_case(mariadb: MariaDb, column: str) -> None:
+    """lower() of MariaDB leaves octets as they are: who is listed in capitals was never found, and as a canary made
+    the directory a liar."""
+    url = mariadb.database("octets")
+    rows = "INSERT INTO r VALUES ('Ann@Example.com'), ('bob@example.com'), ('JÖRG@example.com')"
+    mariadb.sql(f"CREATE TABLE r (address {column}); {rows}", "octets")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    everyone = [record[:2] for record in source.list().records]
+    assert everyone == [("ann", "example.com"), ("bob", "example.com"), ("jörg", "example.com")]
+    assert [record[:2] for record in source.ask(everyone, 1).records] == everyone
+    source.close()
+
+
+def test_names_in_mixed_case_beyond_ascii_are_found(database: Database) -> None:
+    """Where lower() of the database folds only ASCII, each word may still begin with a capital."""
+    database.people(
+        "Émile.Müller@example.com", "ANNA-MÄRIA@example.com", "Øyvind.Ålesund@example.com", "élan@example.com"
+    )
+    source = database.source()
+    everyone = {record[:2] for record in source.list().records}
+    assert len(everyone) == 4
+    assert {record[:2] for record in source.ask(sorted(everyone), 1).records} == everyone
+
+
+def test_a_column_that_is_not_utf8_hides_nobody_from_a_live_look_up(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """As for a listing: the address is read, whatever else stands in its row. It may be a canary."""
+    database = open_database("sqlite", request, tmp_path)
+    database.run("INSERT INTO recipients (address, location) VALUES ('ann@example.com', CAST(X'4DFC' AS TEXT))")
+    source = database.source()
+    everyone = list(source.list().records)
+    assert everyone == [Record("ann", "example.com", location="M?")]
+    assert source.ask([("ann", "example.com")], 1).records == everyone
+
+
+def test_an_empty_table_decides_nothing_for_ever(mariadb: MariaDb) -> None:
+    """The first question came before the first row: its collation was not to be seen yet."""
+    url = mariadb.database("octets")
+    mariadb.sql("CREATE TABLE r (address VARBINARY(99))", "octets")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    assert source.ask([("ann", "example.com")], 1).records == []
+    mariadb.sql("INSERT INTO r VALUES ('Ann@Example.com')", "octets")
+    assert source.ask([("ann", "example.com")], 1).records == [Record("ann", "example.com")]
+    source.close()
+
+
+def test_a_state_with_decimals_is_a_state(database: Database) -> None:
+    """NUMERIC(4,2), or an average, as drivers give it: 0.00 is no, not an unknown word."""
+    database.run("CREATE TABLE r (address VARCHAR(99), active NUMERIC(4,2))")
+    database.run("INSERT INTO r VALUES ('ann@example.com', 0), ('bob@example.com', 1), ('eve@example.com', NULL)")
+    listing = database.source("SELECT address, active FROM r").list()
+    assert [(record.local, record.active) for record in listing.records] == [
+        ("ann", False),
+        ("bob", True),
+        ("eve", True),
+    ]
+    assert listing.skipped.count == 0
