@@ -125,6 +125,20 @@ def test_prefixes(slapd: Slapd, make: Make) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("mail", "place"),
+    [("rfc822Mailbox", "localityName"), ("RFC822MAILBOX", "organizationName"), ("mail", "organizationalUnitName")],
+)
+def test_the_other_name_of_an_attribute_is_that_attribute(slapd: Slapd, make: Make, mail: str, place: str) -> None:
+    """RFC 4519 and 4524 give several attributes two names, and a server answers by one of them only: the other one
+    read nothing, so that nobody was listed, or everybody without a location."""
+    slapd.person("ann", "ann@example.com", l="cloud", o="cloud", organizationalUnitName="cloud")
+    source = make(address_attributes=(mail,), location_attribute=place, filter=f"({mail}=*)")
+    everyone = list(source.list().records)
+    assert [(record.local, record.location) for record in everyone] == [("ann", "cloud")]
+    assert list(source.ask([ANN], 1).records) == everyone
+
+
 def test_nonsense_is_skipped_and_counted(slapd: Slapd, make: Make) -> None:
     """Values that are no address, two at once, and entries with nothing usable."""
     slapd.person("ann", "ann@example.com", mailAlternateAddress=["nobody", "a@example.com b@example.com"])

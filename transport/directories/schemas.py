@@ -43,8 +43,37 @@ def sql_options(options: SqlOptions) -> SqlOptions:
     return replace(options, query=query, lookup=options.lookup or lookup)
 
 
+# RFC 4519 and 4524: second names of attributes. Servers answer by the first one, whichever was asked for.
+_NAMES = MappingProxyType(
+    {
+        "rfc822mailbox": "mail",
+        "userid": "uid",
+        "localityname": "l",
+        "organizationname": "o",
+        "organizationalunitname": "ou",
+        "stateorprovincename": "st",
+        "countryname": "c",
+        "commonname": "cn",
+        "surname": "sn",
+        "domaincomponent": "dc",
+    }
+)
+
+
 def ldap_options(options: LdapOptions) -> LdapOptions:
-    """The options with the preset's keys wherever they hold the default."""
+    """The options with the preset's keys wherever they hold the default, and attributes by their first names."""
     defaults = {f.name: f.default for f in fields(LdapOptions) if f.default is not MISSING}
     wanted = {key: value for key, value in preset(options.schema).items() if getattr(options, key) == defaults[key]}
-    return replace(options, **wanted) if wanted else options
+    made = replace(options, **wanted) if wanted else options
+    return replace(
+        made,
+        address_attributes=tuple(map(_first_name, made.address_attributes)),
+        target_attributes=tuple(map(_first_name, made.target_attributes)),
+        member_attribute=_first_name(made.member_attribute),
+        kind_attribute=_first_name(made.kind_attribute),
+        location_attribute=_first_name(made.location_attribute),
+    )
+
+
+def _first_name(attribute: str) -> str:
+    return _NAMES.get(attribute.lower(), attribute)
