@@ -123,10 +123,7 @@ class OfflineKnowledge:
         self._file(found)
         if directory not in self._content:
             return False
-        if found.max_age is None:
-            return True
-        content = self._content[directory]
-        return content is not None and time.time() - content < found.max_age
+        return found.young(self._content[directory], time.time())
 
     def same_entry(self, directory: str, entry: int) -> Sequence[tuple[str, str]]:
         """All addresses of one entry, as the index has them."""

@@ -152,10 +152,7 @@ class LiveKnowledge:
         if not options.live:
             if read_at is None or not self.reader.loaded(directory):
                 return False  # not read since the start: it may have changed while nobody looked
-            if options.max_age is None:
-                return True
-            content = age.content_time if age is not None else None
-            return content is not None and time.time() - content < options.max_age
+            return options.young(age.content_time if age is not None else None, time.time())
         if age is not None:
             if age.closed:
                 return False

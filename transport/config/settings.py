@@ -7,10 +7,13 @@ seconds, names are A-labels in lower case, every reference is known to exist.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+_CLOCKS = 300.0  # seconds that the clocks of two hosts may differ
 
 
 class Unknown(StrEnum):
@@ -139,6 +142,16 @@ class Directory:
     def live(self) -> bool:
         """Whether it can be asked about one address while the MTA waits."""
         return self.type != "file"
+
+    def young(self, content_time: float | None, now: float) -> bool:
+        """Whether a file's "no" counts at `now`, its content being of that time (both unix).
+
+        Content from the future has no age that anybody knows, but for the difference between two hosts' clocks.
+        """
+        if self.max_age is None:
+            return True
+        age = now - content_time if content_time is not None else -math.inf
+        return age > -_CLOCKS and max(0.0, age) < self.max_age
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Snapshot:
         if directory.live or directory.max_age is None:
             return True
         state = next((s for s in reader.directories() if s.name == name), None)
-        return state is not None and now - (state.content_time or 0.0) <= directory.max_age
+        return state is not None and directory.young(state.content_time, now)
 
     def close(self) -> None:
         """Let go of the index."""
