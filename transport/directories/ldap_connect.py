@@ -260,16 +260,35 @@ class Link:
         """All entries below `base`, page by page."""
         cookie: bytes | None = None
         while True:
-            found = self.search(
-                base, wanted, attributes, BULK, paged_size=PAGE, paged_criticality=True, paged_cookie=cookie
-            )
+            found, cookie = self.page(base, wanted, attributes, BULK, cookie)
             for message in found:
                 if message["type"] == "searchResEntry":
                     yield message
-            control = (self._connection.result.get("controls") or {}).get(_PAGED)
-            cookie = control["value"]["cookie"] if control else None
             if not cookie:
                 return
+
+    def page(
+        self, base: str, wanted: str, attributes: Sequence[str], timeout: float, cookie: bytes | None
+    ) -> tuple[list[dict[str, Any]], bytes | None]:
+        """The messages of one page, and the cookie of the next one, None behind the last.
+
+        RFC 2696 wants a control in every answer that says whether there are more. Of a proxy that drops it a full page
+        may be a part or by chance all: a search without pages tells, or is refused.
+        """
+        found = self.search(
+            base, wanted, attributes, timeout, paged_size=PAGE, paged_criticality=True, paged_cookie=cookie
+        )
+        control = (self._connection.result.get("controls") or {}).get(_PAGED)
+        if control:
+            return found, control["value"]["cookie"] or None
+        if cookie:
+            raise DirectoryError(
+                f"{self.url}: a page came without the control that says whether there are more",
+                "a proxy before the server drops it (RFC 2696): name the server itself in url",
+            )
+        if sum(message["type"] == "searchResEntry" for message in found) == PAGE:
+            found = self.search(base, wanted, attributes, timeout)
+        return found, None
 
     @property
     def result(self) -> Any:

@@ -238,21 +238,13 @@ class Entries:
         found: dict[bytes, str] = {}
         cookie: bytes | None = None
         while True:
-            messages = link.search(
-                self._options.base,
-                wanted,
-                self._options.address_attributes,
-                end - monotonic(),
-                paged_size=500,
-                paged_criticality=True,
-                paged_cookie=cookie,
+            messages, cookie = link.page(
+                self._options.base, wanted, self._options.address_attributes, end - monotonic(), cookie
             )
             for message in messages:
                 if message["type"] == "searchResEntry":
                     primary = self._addresses(message["dn"], message["raw_attributes"], Skipped())[1]
                     found[dn_key(message["raw_dn"])] = primary or _MISSING
-            control = (link.result.get("controls") or {}).get("1.2.840.113556.1.4.319")
-            cookie = control["value"]["cookie"] if control else None
             if not cookie:
                 return found
 
