@@ -97,6 +97,24 @@ def test_listing_and_feed(database: Database) -> None:
     assert database.sync().unchanged == 102
 
 
+@pytest.mark.parametrize("change", ["active = 0", "location = 'elsewhere'"])
+def test_a_feed_sees_both_rows_of_an_address(database: Database, change: str) -> None:
+    """Of two rows of one address the changed one alone does not say what the address is: as the compare has it."""
+    database.fill(20)
+    row = "('ann@example.com', 'mailbox', NULL, 'cloud', 1, 1600000000)"
+    database.run(f"INSERT INTO recipients VALUES {row}, {row}")
+    database.sync()
+    database.run(
+        f"UPDATE recipients SET {change}, changed = 1700000100 WHERE rowid = (SELECT max(rowid) FROM recipients)"
+    )
+    assert database.feed().good
+    told = database.world.reader.rows("example.com", "ann")[0]
+    database.sync()
+    assert database.world.reader.rows("example.com", "ann")[0] == told
+    assert told.active
+    assert told.location == "cloud"
+
+
 def test_half_the_table_and_the_whole_table(database: Database) -> None:
     """40 % of the rows gone are held; an empty table and a missing one change nothing."""
     database.fill(100)

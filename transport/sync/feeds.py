@@ -165,6 +165,7 @@ class _Work:
         """(records by address, addresses that are gone). Asks the directory about what is not plain, and `asked`."""
         records: dict[_Key, Record] = {}
         doubtful = set(asked)
+        losing: set[_Key] = set()
         gone: set[_Key] = set()
         for key, listed in self.changes.upserts:
             mine: dict[_Key, list[Record]] = {}
@@ -176,6 +177,8 @@ class _Work:
                 record = one(several)
                 if address in records or len(several) > 1 or self._contested(record, key):
                     doubtful.add(address)
+                elif key is None and self._loses(record):
+                    losing.add(address)
                 records[address] = record
         for key in self._gone_entries():
             gone |= set(self._of_entry(key))
@@ -194,7 +197,18 @@ class _Work:
                     gone.add(address)
         if gone:
             self._need_witness(set(ask))
+        records.update(self._both_rows(losing - doubtful))
         return records, sorted(gone)
+
+    def _both_rows(self, losing: set[_Key]) -> Mapping[_Key, Record]:
+        """What the directory says of addresses of which one row lost something; nothing when it cannot tell now: then
+        the row is taken as it was told."""
+        if len(losing) > _ASK_AT_MOST:
+            return {}
+        try:
+            return self._ask(sorted(losing))
+        except DirectoryError:
+            return {}
 
     def _need_witness(self, asked: set[_Key]) -> None:
         """A directory that has lost everybody denies these too: somebody else who is listed must still be there."""
@@ -236,6 +250,15 @@ class _Work:
             (address[1], address[0], self.number),
         ).fetchone()
         return row
+
+    def _loses(self, record: Record) -> bool:
+        """Whether a changed row takes away what the index has: another row of the same address may still say it."""
+        row = self.connection.execute(
+            "SELECT r.active, r.location FROM recipient r JOIN domain d ON d.id = r.domain"
+            " WHERE d.name = ? AND r.local = ? AND r.directory = ?",
+            (record.domain, record.local, self.number),
+        ).fetchone()
+        return row is not None and (row[0] > record.active or (row[1] is not None and row[1] != record.location))
 
     def _contested(self, record: Record, key: bytes | None) -> bool:
         """Whether another row or entry may have a say in this address."""
