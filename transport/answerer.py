@@ -253,7 +253,7 @@ class Answerer:
             if not local or not digits.isascii() or not digits.isdigit() or len(digits) > 6:
                 return _NOT_FOUND
             number = int(digits)
-        owner = Address(local, place.domain.name, local)
+        owner = Address(local, place.owner, local)
         decision = self._decide(owner, now)
         if decision.verdict is Verdict.ASK:
             return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
@@ -265,7 +265,7 @@ class Answerer:
         if number:
             answer = virtual_alias.chunk(leaves, number)
         elif leaves:
-            answer = virtual_alias.listing(leaves, local, place.domain.name, place.store)
+            answer = virtual_alias.listing(leaves, local, place.owner, place.store)
         else:
             answer = Answer(OK, external(address.local, address.domain))
         keep = decision.keep and decision.until is None

@@ -110,7 +110,7 @@ def _chunk(faces: Answerer, address: Address, place: Place, now: float) -> Outco
     local, _, digits = address.local.rpartition("=")
     if place.domain is None or place.store or not local or not digits.isascii() or not digits.isdigit():
         return Outcome(OK, pairs=PASS, decision=PASS_FOREIGN)
-    decision = faces.router.decide(faces.knowledge, Address(local, place.domain.name, local), now)
+    decision = faces.router.decide(faces.knowledge, Address(local, place.owner, local), now)
     if decision.verdict is Verdict.ASK:
         return Outcome(TEMP, "asking", decision=decision, ask=decision.ask, keep=False)
     keep = decision.keep and decision.until is None
@@ -144,15 +144,13 @@ def pairs_of(faces: Answerer, address: Address, decision: Decision, now: float) 
     pairs = {"decision": decision.verdict.value.lower()}
     if decision.verdict is Verdict.EXPAND:
         if external(address.local, address.domain) in decision.targets:
-            kept = faces.router.with_copy(
-                settings.domains[decision.domain], replace(decision, verdict=Verdict.LOCAL), now
-            )
+            kept = faces.router.kept(address, decision, now)
             pairs["self"] = kept.verdict.value.lower()
             pairs |= _delivery(settings, address, kept)
         pieces = chunks(decision.targets)
         members = pieces[0]
         if len(pieces) > 1:
-            below = chunk_domain(decision.domain)
+            below = chunk_domain(address.domain)
             members = [external(f"{address.local}={n}", below) for n in range(1, len(pieces) + 1)]
         pairs |= _targets(members)
     else:

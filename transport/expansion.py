@@ -104,7 +104,7 @@ class Expansion:
             else:
                 step = (address.domain, decision.base)
                 if step == node:
-                    kept = self._kept(decision)
+                    kept = self._router.kept(address, decision, self._question.now)
                     if step == root and kept.copy == "all":
                         self._owner = kept
                     self._take(address, kept)
@@ -131,12 +131,6 @@ class Expansion:
             if decision.listed and not decision.findings and decision.verdict in (Verdict.LOCAL, Verdict.RELAY):
                 self._same[situation] = decision
         return decision
-
-    def _kept(self, decision: Decision) -> Decision:
-        """The copy that a forwarding mailbox keeps for itself."""
-        domain = self._router.settings.domains[decision.domain]
-        kept = replace(decision, verdict=Verdict.LOCAL)
-        return self._router.with_copy(domain, kept, self._question.now)
 
     def _targets(self, owner: Decision, name: str) -> Iterator[str]:
         """The owner's targets; what stood behind the owner's name goes on to each (Postfix:

@@ -4,7 +4,8 @@
 Shadow names (DESIGN 2, 5.3) live under `.splitmx.invalid` and never leave the host in that form:
 `DOMAIN.DESTINATION.splitmx.invalid` (the copy of dual delivery), `DOMAIN.local.splitmx.invalid` (the local copy of
 `delivery = "all"`; `DOMAIN.local-DIGEST.splitmx.invalid` where `locations` names another store),
-`DOMAIN.group.splitmx.invalid` and `DOMAIN.DESTINATION.group.splitmx.invalid` (chunks of a large expansion).
+`DOMAIN.group.splitmx.invalid` and `DOMAIN.DESTINATION.group.splitmx.invalid` (chunks of a large expansion). DOMAIN of a
+group below a domain with `subdomains = "match"` is the name below: its namesake in the domain is another group.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Of(Enum):
 class Place:
     """A classified domain name. store: destination name or "local…" of a shadow; "" for a plain chunk.
 
-    local_transport: where the local copy of `delivery = "all"` is stored.
+    local_transport: where the local copy of `delivery = "all"` is stored. owner: the domain name whose shadow it is.
     """
 
     of: Of
@@ -45,6 +46,7 @@ class Place:
     destination: Destination | None = None
     store: str = ""
     local_transport: str = ""
+    owner: str = ""
 
 
 FOREIGN = Place(Of.FOREIGN)
@@ -108,17 +110,25 @@ class Names:
         """Take `DOMAIN[.STORE][.group]` apart; a split domain wins over a store of the same look."""
         chunk = name.endswith(CHUNK_SUFFIX)
         rest = name.removesuffix(CHUNK_SUFFIX) if chunk else name.removesuffix(SHADOW_SUFFIX)
-        domains = self._settings.domains
-        if chunk and rest in domains:
-            return Place(Of.CHUNK, domains[rest])
+        domain = self._domain(rest) if chunk else None
+        if domain is not None:
+            return Place(Of.CHUNK, domain, owner=rest)
         owner, _, store = rest.rpartition(".")
-        if owner not in domains:
+        domain = self._domain(owner)
+        if domain is None:
             return FOREIGN
         destination = self._settings.destinations.get(store)
-        place = "" if destination is not None else local_stores(domains[owner]).get(store)
+        place = "" if destination is not None else local_stores(domain).get(store)
         if place is None:
             return FOREIGN
-        return Place(Of.CHUNK if chunk else Of.COPY, domains[owner], destination, store, place)
+        return Place(Of.CHUNK if chunk else Of.COPY, domain, destination, store, place, owner)
+
+    def _domain(self, name: str) -> Domain | None:
+        """Whose groups stand at a name: a split domain's, or those below one with `subdomains = "match"`."""
+        if name in self._settings.domains:
+            return self._settings.domains[name]
+        below = self._below(name) if self._open_parents else FOREIGN
+        return below.domain if below.of is Of.MATCH else None
 
     def place(self, name: str) -> Place:
         """Classify a lower-case A-label domain name."""

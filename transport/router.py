@@ -206,6 +206,13 @@ class Router:
         reason = decision.reason + '; delivery = "all": the destination is the delivery, the copy is here'
         return replace(decision, verdict=Verdict.RELAY, reason=reason, destination=domain.destination, copy="all")
 
+    def kept(self, address: Address, decision: Decision, now: float) -> Decision:
+        """How the mail goes that a forwarding mailbox keeps for itself. Below a domain there are no copies: they would
+        be the namesake's."""
+        domain = self.settings.domains[decision.domain]
+        kept = replace(decision, verdict=Verdict.LOCAL)
+        return self.with_copy(domain, kept, now) if address.domain == domain.name else kept
+
     @staticmethod
     def copy_of(domain: Domain, now: float) -> str:
         """ "dual" or "all" while that delivery is in force, else ""."""

@@ -5,7 +5,7 @@ copy that fails bounces to nobody."""
 
 from __future__ import annotations
 
-from transport.address import Address, external, parse, unquote
+from transport.address import Address, external, unquote
 from transport.config.settings import Settings
 from transport.copies import shadow
 from transport.decision import Decision, Verdict
@@ -22,11 +22,11 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
         if len(decision.copies) == 1:
             return Answer(OK, _internal(decision.copies[0]))
         if decision.copies:
-            first = parse(decision.copies[0])
-            store = "local"
-            if first is not None:
-                store = first.domain.removesuffix(SHADOW_SUFFIX).rpartition(".")[2]
-            return Answer(OK, _internal(external(address.local, shadow_domain(decision.domain, store))))
+            store = decision.copies[0].removesuffix(SHADOW_SUFFIX).rpartition(".")[2]
+            if store not in settings.destinations:
+                store = "local"  # which every domain has, whatever stores its members' domains name
+            owner = decision.domain if decision.through else address.domain
+            return Answer(OK, _internal(external(address.local, shadow_domain(owner, store))))
         return NOT_FOUND
     if not decision.copy:
         return NOT_FOUND
