@@ -12,11 +12,13 @@ SPLITMX_WIRE = ${extract{address64}{$address_data}{${base64d:$value}}\
   {${extract{address}{$address_data}{$value}\
   {${extract{envelope}{$address_data}{${quote_local_part:$local_part}@$value}}}}}}
 SPLITMX_LISTED_TARGETS = ${extract{targets64}{$address_data}{${base64d:$value}}{${extract{targets}{$address_data}}}}
-# A file has the alias without the extension: the targets get it here, as the daemon gives it to them.
-SPLITMX_TARGETS = ${if match{$address_data}{\N\sextended=yes(\s|$)\N}\
-  {${map{<,SPLITMX_LISTED_TARGETS}{${sg{$item}{\N@[^@]*$\N}{}}\
-  ${if match{$local_part}{SPLITMX_EXTENSION}{$0}}@${sg{$item}{\N^.*@\N}{}}}}}\
-  {SPLITMX_LISTED_TARGETS}}
+# A file has the alias without the extension: the targets get it here, as the daemon gives it to them. The sender chose
+# it, so that it is quoted; in a redirect's data a comma would begin another address, and without `<` a # a comment.
+SPLITMX_UNQUOTED = ${if match{$item}{\N^"(.*)"@[^@]*$\N}{${sg{$1}{\N\\(.)\N}{\$1}}}{${sg{$item}{\N@[^@]*$\N}{}}}}
+SPLITMX_EXTENDED = ${quote_local_part:SPLITMX_UNQUOTED${if match{$local_part}{SPLITMX_EXTENSION}{$0}}}\
+  @${sg{$item}{\N^.*@\N}{}}
+SPLITMX_TARGETS = ${map{<\n ${sg{SPLITMX_LISTED_TARGETS}{\N((?:"(?:[^"\\]|\\.)*"|[^",])+),?\N}{\$1\n}}}\
+  {<${if match{$address_data}{\N\sextended=yes(\s|$)\N}{SPLITMX_EXTENDED}{$item}}>}}
 SPLITMX_HOSTS = ${map{<; ${extract{hosts}{$address_data}}}\
   {${if match{$item}{:}{[$item]}{$item}}:${extract{port}{$address_data}}}}
 .ifdef _HAVE_DANE
@@ -189,7 +191,7 @@ splitmx_envelope:
     {!eq{SPLITMX_WIRE}{}} \
     {!eqi{SPLITMX_WIRE}{${quote_local_part:$local_part}@$domain}}}}
   errors_to = SPLITMX_ERRORS
-  data = SPLITMX_WIRE
+  data = <SPLITMX_WIRE>
   forbid_file
   forbid_pipe
   forbid_include
@@ -203,8 +205,8 @@ splitmx_copy_envelope:
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
-  data = ${quote_local_part:${if SPLITMX_COPY_SHORT{${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}}\
-    @${extract{envelope}{$address_data}}
+  data = <${quote_local_part:${if SPLITMX_COPY_SHORT{${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}}\
+    @${extract{envelope}{$address_data}}>
   forbid_file
   forbid_pipe
   forbid_include
@@ -291,7 +293,7 @@ splitmx_strip:
   domains = +splitmx_routed
   condition = ${if and{{eq{SPLITMX_WAY}{local}} {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} \
     {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}}
-  data = ${quote_local_part:${sg{$local_part}{SPLITMX_EXTENSION}{}}}@$domain
+  data = <${quote_local_part:${sg{$local_part}{SPLITMX_EXTENSION}{}}}@$domain>
   redirect_router = splitmx_rest
   forbid_file
   forbid_pipe
