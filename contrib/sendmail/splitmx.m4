@@ -10,7 +10,9 @@ C{SplitMx}example.com
 
 LOCAL_RULE_0
 # Who is at the other side goes to the hosts of the answer; everything else is delivered as before.
-R$+ < @ $={SplitMx} $* >	$: < $(transport $1@$2 $: : $) > $1 < @ $2 $3 >
+# (The name to its end: example.com.au is not example.com.)
+R$+ < @ $={SplitMx} >	$: $1 < @ $2 . >
+R$+ < @ $={SplitMx} . >	$: < $(transport $1@$2 $: : $) > $1 < @ $2 . >
 R< $* < TMPF > $* > $*	$#error $@ 4.3.0 $: "451 4.3.0 Recipient cannot be looked up now, try again later"
 R< $- : [ $+ ] > $+ < @ $+ >	$#esmtp $@ [$2] $: $3 < @ $4 >
 R< $- : $+ > $+ < @ $+ >	$#esmtp $@ $2 $: $3 < @ $4 >
@@ -20,7 +22,8 @@ LOCAL_RULESETS
 # At RCPT: who is nowhere is refused.
 SLocal_check_rcpt
 R$*	$: $1 $| $>canonify $1
-R$* $| $+ < @ $={SplitMx} $* >	$: $1 $| < $(relay_recipients $2@$3 $: NOBODY $) >
+R$* $| $+ < @ $={SplitMx} . >	$: $1 $| $2 < @ $3 >
+R$* $| $+ < @ $={SplitMx} >	$: $1 $| < $(relay_recipients $2@$3 $: NOBODY $) >
 R$* $| $* < TMPF > $*	$#error $@ 4.3.0 $: "451 4.3.0 Recipient cannot be looked up now, try again later"
 R$* $| < NOBODY >	$#error $@ 5.1.1 $: "550 5.1.1 No such recipient here"
 R$* $| $*	$: $1

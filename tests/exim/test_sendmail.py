@@ -136,3 +136,22 @@ def test_sendmail(made: tuple[Splitmx, list[str]]) -> None:
     for one in (session, later):
         one.say("QUIT")
         one.process.wait(10)
+
+
+def test_a_longer_name_is_another_domain(made: tuple[Splitmx, list[str]]) -> None:
+    """example.com.au is not example.com: its mail goes its own way, and nobody is refused or looked up for it."""
+    daemon, command = made
+    wait_for(lambda: daemon.run("query", "relay_recipients", "zed@example.com").returncode == 1, 20, daemon.tail)
+    asked = "3,0 bob@example.com.au\n3,0 bob@example.com\n3,0 bob@example.com.\n"
+    done = subprocess.run([*command, "-bt"], input=asked, capture_output=True, text=True, timeout=60, check=False)
+    routes = re.findall(r"(?m)^parse +returns: (.*)", done.stdout)
+    assert "192 . 0 . 2 . 1" not in routes[0]
+    assert all(route.startswith("$# esmtp $@ [ 192 . 0 . 2 . 1 ] $: bob") for route in routes[1:]), routes
+    session = Session([*command, "-bs"])
+    session.say("EHLO client.test")
+    session.say("MAIL FROM:<o@sm.test>")
+    assert session.say("RCPT TO:<zed@example.com.au>").startswith("250 ")
+    assert session.say("RCPT TO:<bob@example.com>").startswith("250 ")
+    assert session.say("RCPT TO:<zed@example.com.>").startswith("550 5.1.1 ")
+    session.say("QUIT")
+    session.process.wait(10)
