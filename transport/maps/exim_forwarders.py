@@ -29,6 +29,8 @@ from transport.router import Router
 
 LIST = "forwarders.csv"
 COMMANDS = "forwarders.sh"
+# `*@DOMAIN` is the default address; a command, a file, a special word, a comment begin with the others
+_SPECIAL = re.compile(r"\*$|[|/:#]")
 
 
 def pairs(settings: Settings, reader: Reader, now: float, report: BuildReport) -> Iterator[tuple[str, str]]:
@@ -60,6 +62,9 @@ def pairs(settings: Settings, reader: Reader, now: float, report: BuildReport) -
                             f"destination {destination.name} has no envelope: a forwarder needs another address than "
                             "the one it stands for (for example the tenant's onmicrosoft.com domain)",
                         )
+                        continue
+                    if _SPECIAL.match(local):
+                        report.survey.leave_out(text, "in cPanel's forwarders it means something else than an address")
                         continue
                     report.survey.listed[domain.name] += 1
                     yield text, external(local, destination.envelope)
