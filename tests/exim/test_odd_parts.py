@@ -47,8 +47,12 @@ ann@example.com,mailbox,
 eve@example.com,mailbox,
 boss@example.com,alias,ann@example.com
 "#top@example.com",mailbox,
+josé@example.com,mailbox,
+Straße@example.com,mailbox,
+jessica@example.com,mailbox,
 """  # fmt: skip
-PEOPLE += '''team@example.com,group,"#top@example.com, ann@example.com, eve@example.com"
+PEOPLE += '''"""ödön b""@example.com",mailbox,
+team@example.com,group,"#top@example.com, ann@example.com, eve@example.com"
 odd@example.com,group,"""o, dd""@elsewhere.test, ann@example.com, ""q\\"" x""@elsewhere.test"
 '''
 THERE = ("bob", "#num", "x#y", "|pipe", "/file")
@@ -123,3 +127,11 @@ def test_a_number_sign_in_a_group_with_an_extension(alone: Alone) -> None:
 def test_odd_signs_go_to_the_tenant(alone: Alone, name: str) -> None:
     """With `envelope` the recipient on the wire is in the tenant's domain, whatever its first sign means to Exim."""
     assert alone.ends(f"{name}@example.com") == {"here": [], "there": [f"{name}@tenant.example"], "outside": []}
+
+
+def test_exim_folds_ascii_only(alone: Alone) -> None:
+    """A listed address is found in other cases and spellings too, as the daemon finds it: not refused."""
+    names = ["josé", "JOSÉ", "José", "jose\u0301", "Straße", "STRASSE", "jessica", '"Ödön B"', '"ÖDÖN B"']
+    told = alone.exim.route(*(f"{name}@example.com" for name in names), "josè@example.com")
+    assert told.count("router = site_local") == len(names), told
+    assert "josè@example.com is undeliverable" in told

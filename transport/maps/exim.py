@@ -21,6 +21,7 @@ from transport.answerer import Answerer
 from transport.client import Client
 from transport.config.settings import Domain, Settings, Unknown
 from transport.decision import Verdict
+from transport.directories.reading import spellings
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink
 from transport.maps.build import BuildReport, MapReport
@@ -143,6 +144,8 @@ class Replies:
                     self.survey.listed[domain.name] += 1
                     for name in names:
                         yield f"{local}@{name}: {template.replace(STAND_IN, local)}\n"
+                        if "ss" in local:
+                            yield f"{local.replace('ss', 'ß')}@{name}: {template.replace(STAND_IN, local)}\n"
         for local in sorted(unseen):
             yield from self._one(domain, names, local)
 
@@ -211,7 +214,8 @@ class Replies:
             return
         self.survey.listed[domain.name] += 1
         for name in names:
-            yield _line(f"{local}@{name}", reply)
+            for spelling in _spellings(local):
+                yield _line(f"{spelling}@{name}", reply)
 
     def _listed(self, domain: Domain, local: str) -> bool:
         return bool(self._snapshot.rows(_source(self._settings, domain).name, local))
@@ -224,6 +228,18 @@ def _source(settings: Settings, domain: Domain) -> Domain:
         seen.add(domain.alias_of)
         domain = settings.domains[domain.alias_of]
     return domain
+
+
+def _spellings(local: str) -> Sequence[str]:
+    """A folded local part as Exim may look it up: it folds ASCII only."""
+    if local.isascii() and "ss" not in local:
+        return (local,)
+    found = {local: None}
+    for text in spellings(local, "", upper=True):
+        word = text[:-1]
+        if not word.startswith('"'):
+            found["".join(c.lower() if c.isascii() else c for c in word)] = None
+    return tuple(found)
 
 
 def _line(key: str, reply: str) -> str:
