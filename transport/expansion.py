@@ -22,8 +22,9 @@ _Node = tuple[str, str]  # domain, base: one listed alias or group
 class Expansion:
     """One walk from one alias or group to its leaves.
 
-    A target that is its own owner is a mailbox that keeps its copy: a leaf. Any other way back to an owner that is
-    still open is a cycle: cut, and a finding.
+    A target that is its own owner is a mailbox that keeps its copy: a leaf, under the address by which it was reached,
+    since one with an extension of its own (ann -> ann+kept) would get longer each time that the MTA asks again. Any
+    other way back to an owner that is still open is a cycle: cut, and a finding.
     """
 
     def __init__(self, router: Router, question: Question, domain: Domain) -> None:
@@ -79,11 +80,11 @@ class Expansion:
 
     def _walk(self, owner: Decision, name: str) -> None:
         root: _Node = (name, owner.base)
-        path: list[tuple[_Node, Iterator[str]]] = [(root, self._targets(owner, name))]
+        path: list[tuple[_Node, str, Iterator[str]]] = [(root, owner.extension, self._targets(owner, name))]
         opened = {root}  # on the path, or taken apart before
         on_path = {root}
         while path:
-            node, targets = path[-1]
+            node, extension, targets = path[-1]
             target = next(targets, None)
             if target is None:
                 path.pop()
@@ -104,7 +105,10 @@ class Expansion:
             else:
                 step = (address.domain, decision.base)
                 if step == node:
-                    kept = self._router.kept(address, decision, self._question.now)
+                    own = node[1] + extension
+                    address = Address(own, node[0], own)
+                    kept = replace(decision, extension=extension)
+                    kept = self._router.kept(address, kept, self._question.now)
                     if step == root and kept.copy == "all":
                         self._owner = kept
                     self._take(address, kept)
@@ -115,7 +119,7 @@ class Expansion:
             elif step not in opened:
                 opened.add(step)
                 on_path.add(step)
-                path.append((step, further))
+                path.append((step, decision.extension, further))
 
     def _decide(self, address: Address) -> Decision:
         """One target's decision. Plain mailboxes in the same situation share one: a group may have ten thousand."""

@@ -52,6 +52,7 @@ Straße@example.com,mailbox,
 jessica@example.com,mailbox,
 """  # fmt: skip
 PEOPLE += '''"""ödön b""@example.com",mailbox,
+fwd@example.com,mailbox,"fwd+kept@example.com, friend@elsewhere.test"
 team@example.com,group,"#top@example.com, ann@example.com, eve@example.com"
 odd@example.com,group,"""o, dd""@elsewhere.test, ann@example.com, ""q\\"" x""@elsewhere.test"
 '''
@@ -135,3 +136,10 @@ def test_exim_folds_ascii_only(alone: Alone) -> None:
     told = alone.exim.route(*(f"{name}@example.com" for name in names), "josè@example.com")
     assert told.count("router = site_local") == len(names), told
     assert "josè@example.com is undeliverable" in told
+
+
+def test_who_forwards_to_an_own_extension_keeps(alone: Alone) -> None:
+    """fwd -> fwd+kept, friend: each gets it once, and no address grows."""
+    assert alone.ends("fwd@example.com") == {
+        "here": ["fwd@example.com"], "there": [], "outside": ["friend@elsewhere.test"]
+    }  # fmt: skip

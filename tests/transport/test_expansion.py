@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.transport.world import D, World, answerer, decide, domain, value
+from tests.transport.world import NOW, D, World, answerer, decide, domain, value
 from transport.config.settings import Domain
 from transport.decision import Verdict
 from transport.record import Kind
@@ -102,3 +102,20 @@ def test_large_group_is_nested(world: World) -> None:
         assert len(inner) < 100_000
         found.extend(inner.split(", "))
     assert found == members
+
+
+def test_who_forwards_to_an_own_extension_keeps(world: World) -> None:
+    """ann -> ann+kept, friend: asked again and again (as cleanup and Exim's routers do) the answer stays the same;
+    it used to grow until Postfix put the mail off for ever and Exim bounced it."""
+    world.add("eve@example.com", targets=["eve+kept@example.com", "friend@elsewhere.example"])
+    world.add("team@example.com", kind=Kind.GROUP, targets=["eve@example.com", "ann@example.com"])
+    faces = answerer(world, D)
+    friend = "friend@elsewhere.example"
+    assert value(faces, "virtual_alias", "eve@example.com") == ("OK", f"eve@example.com, {friend}")
+    assert value(faces, "virtual_alias", "eve+kept@example.com") == (
+        "OK", "eve+kept@example.com, friend+kept@elsewhere.example"
+    )  # fmt: skip
+    assert decide(faces, "team@example.com").targets == ("eve@example.com", friend, "ann@example.com")
+    for name in ("eve", "eve+kept"):
+        outcome = faces.exim({"recipient": f"{name}@example.com"}, NOW)
+        assert outcome.pairs["self"] == "local"
