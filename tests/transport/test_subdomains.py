@@ -9,7 +9,7 @@ import pytest
 
 from tests.transport.test_exim_answer import pairs
 from tests.transport.world import NOW, World, answerer, decide, domain, value
-from transport.config.settings import Destination, Domain, Location
+from transport.config.settings import Destination, Domain, Location, Unknown
 from transport.decision import Verdict
 from transport.record import Kind
 
@@ -90,3 +90,17 @@ def test_copies_for_another_store_find_their_way_from_a_domain_alias(world: Worl
     assert status == "OK"
     status, text = value(faces, "virtual_alias", copy)
     assert (status, [part.partition("@")[0] for part in text.split(", ")]) == ("OK", ["one", "two"])
+
+
+def test_below_a_domain_the_name_stays_as_given(world: World) -> None:
+    """`match` relays under the given name, `envelope` or not: bob@tenant is bob@example.com, and nobody's namesake."""
+    world.add("bob@deep.example.com", "there")
+    tenant = Destination("s", hosts=("s.example.net",), envelope="tenant.example", plus_strip=True)
+    faces = answerer(world, replace(BELOW, unknown=Unknown.RELAY), destinations=[tenant])
+    assert value(faces, "virtual_alias", "bob@example.com") == ("OK", "bob@tenant.example")
+    for name in ("zed", "bob"):
+        below = f"{name}@deep.example.com"
+        assert decide(faces, below).verdict is Verdict.RELAY
+        assert value(faces, "virtual_alias", below) in (("OK", below), ("NOTFOUND", ""))
+        assert pairs(faces, below)["address"] == below
+    assert value(faces, "virtual_alias", "bob+x@deep.example.com") == ("OK", "bob@deep.example.com")

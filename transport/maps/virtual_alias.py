@@ -50,7 +50,9 @@ def on_the_wire(settings: Settings, address: Address, decision: Decision) -> str
     local = address.local
     if destination.plus_strip and decision.extension and local.endswith(decision.extension):
         local = local.removesuffix(decision.extension)
-    domain = destination.envelope or address.domain
+    domain = address.domain
+    if destination.envelope and address.domain == decision.domain:  # below it, the same name there is somebody else
+        domain = destination.envelope
     if local == address.local and domain == address.domain:
         return ""
     return external(local, domain)
