@@ -143,5 +143,5 @@ def _give_back(state: Path) -> None:
         return
     owner = state.stat()
     for path in state.glob("index*"):
-        if path.stat().st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid)
+        if path.lstat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from struct import Struct
+
+from transport.maps.write import create
 
 _PAIR = Struct("<II")
 _HEAD = 256 * _PAIR.size
@@ -30,7 +33,7 @@ def write(path: Path, rows: Iterable[tuple[bytes, bytes]]) -> int:
     hashes = [array("L") for _ in range(256)]
     places = [array("Q") for _ in range(256)]
     number = 0
-    with path.open("wb") as file:
+    with os.fdopen(create(path), "w+b") as file:
         file.seek(_HEAD)
         position = _HEAD
         for key, value in rows:

@@ -10,6 +10,7 @@ Files in the output folder: `exim_recipients` (lsearch text, sorted) and `exim_r
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -372,5 +373,9 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
 
 def _install(new: Path, path: Path) -> None:
     """Replace by one rename, readable for Exim's user, with the old file's mode."""
-    new.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+    handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(handle, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+    finally:
+        os.close(handle)
     new.replace(path)

@@ -12,6 +12,7 @@ one: it is never written in place and never WAL; a new one is renamed over it, o
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from transport.address import fold_domain
 from transport.config.settings import Domain, Settings
-from transport.maps.write import give_to_owner
+from transport.maps.write import create, give_to_owner
 from transport.names import SHADOW_SUFFIX, local_stores
 
 NAME = "domains.sqlite"
@@ -106,16 +107,18 @@ def write(settings: Settings, path: Path, *, check: bool = False) -> tuple[bool,
 
 def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
     aside = path.with_name(f".{path.name}.new")
-    aside.unlink(missing_ok=True)
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(_SCHEMA)
+        new.executemany("INSERT INTO domain VALUES (?, ?)", sorted(wanted[0]))
+        new.executemany("INSERT INTO policy VALUES (?, ?)", sorted(wanted[1]))
+        new.commit()
+        data = new.serialize()
     try:
-        with closing(sqlite3.connect(aside)) as new:
-            new.execute("PRAGMA journal_mode = DELETE")
-            new.executescript(_SCHEMA)
-            new.executemany("INSERT INTO domain VALUES (?, ?)", sorted(wanted[0]))
-            new.executemany("INSERT INTO policy VALUES (?, ?)", sorted(wanted[1]))
-            new.commit()
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        aside.chmod(mode)
+        with os.fdopen(create(aside), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
         give_to_owner(aside)
         aside.replace(path)
     finally:

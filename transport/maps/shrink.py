@@ -8,12 +8,13 @@ leaver, a removed domain or a tenant that closes never needs a human.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from transport.config.settings import Directory, Domain, Settings
-from transport.maps.write import give_to_owner
+from transport.maps.write import create, give_to_owner
 
 NOTES = ".splitmx-build.json"
 """What the last build wrote, beside the maps: recipients by domain."""
@@ -42,7 +43,8 @@ def note(output: Path, listed: Mapping[str, int]) -> None:
     """Remember what was written. Raises OSError."""
     path = output / NOTES
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps({"listed": dict(sorted(listed.items()))}, indent=0) + "\n")
+    with os.fdopen(create(new), "w") as file:
+        file.write(json.dumps({"listed": dict(sorted(listed.items()))}, indent=0) + "\n")
     give_to_owner(new)
     new.replace(path)
 

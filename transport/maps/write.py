@@ -40,14 +40,21 @@ def give_to_owner(path: Path) -> None:
     if os.geteuid() == 0:
         folder = path.parent.stat()
         if folder.st_uid != 0:
-            os.chown(path, folder.st_uid, folder.st_gid)
+            os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
+
+
+def create(path: Path) -> int:
+    """A descriptor of a new file, readable by us alone. In another user's folder its name may be a link to any file of
+    the host: what lies there is removed, never followed. Raises OSError."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 @contextmanager
 def alone_in(output: Path) -> Iterator[None]:
     """Only one build at a time writes into a folder."""
     lock = output / ".splitmx-build.lock"
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +86,7 @@ def installing(output: Path, whose: str, *, complete: bool = True) -> Iterator[N
     """
     mark = _mark(output, whose)
     known = mark.exists()
-    mark.touch(0o600)
+    os.close(create(mark))
     give_to_owner(mark)
     yield
     if complete or not known:
@@ -101,6 +108,7 @@ class Text:
         self._lines: list[str] = []
         self._size = 0
         self._program = shutil.which("sort")
+        self._handle = -1  # of the new text, once it is begun
 
     def write(self, text: str) -> None:
         """Take whole lines. Raises BuildError when they cannot be written."""
@@ -118,9 +126,14 @@ class Text:
             self.finish()
 
     def _start(self, program: str) -> IO[bytes]:
-        command = [program, "-u", "-S", _SORT_MEMORY, "-T", str(self.new.parent), "-o", str(self.new)]
+        command = [program, "-u", "-S", _SORT_MEMORY, "-T", str(self.new.parent)]
+        self._handle = create(self.new)
         self._sort = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=self._handle,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
         )
         assert self._sort.stdin is not None
         return self._sort.stdin
@@ -129,7 +142,9 @@ class Text:
         """All lines were given: the new text stands complete beside the old one. Raises BuildError."""
         if self._sort is None:
             ordered = sorted({line for text in self._lines for line in text.encode().splitlines(keepends=True)})
-            self.new.write_bytes(b"".join(ordered))
+            self._handle = create(self.new)
+            with os.fdopen(self._handle, "wb", closefd=False) as file:
+                file.write(b"".join(ordered))
         else:
             sort, self._sort = self._sort, None
             self._pipe = None
@@ -137,7 +152,8 @@ class Text:
             if sort.returncode:
                 raise BuildError(f"sort: {said.decode(errors='replace').strip()}", "is the disk full?")
         give_to_owner(self.new)
-        self.new.chmod(self.path.stat().st_mode & 0o777 if self.path.exists() else MODE)
+        os.fchmod(self._handle, self.path.stat().st_mode & 0o777 if self.path.exists() else MODE)
+        self._close()
 
     def changed(self) -> bool:
         """Whether the new text differs from the present one."""
@@ -163,8 +179,14 @@ class Text:
         """Put the new text in the old one's place."""
         self.new.replace(self.path)
 
+    def _close(self) -> None:
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
     def drop(self) -> None:
         """Remove what is left of an unused new text. Never raises."""
+        self._close()
         sort, self._sort = self._sort, None
         if sort is not None:
             sort.kill()
