@@ -135,9 +135,11 @@ class Policy(Connection):
                 hit[1][0] += 1
                 return hit[0]
         request = policy.parse(frame)
-        if key is None:
-            self.layout = policy.Layout(frame)
-            key = self.layout.key(frame)
+        # `parse` goes by the names, the layout by the places: what is kept for others has to stand under both
+        layout = policy.Layout(frame)
+        sure = layout.key(frame)
+        if key is None or key != sure:
+            self.layout, key = layout, sure
         return self.settle(request, key if key is not None and len(key) <= cache.MAX_FRAME else None)
 
     def outcome(self, request: Mapping[str, str], now: float) -> Outcome:

@@ -127,6 +127,17 @@ def test_half_frame_ends_after_30_seconds_and_idle_never(site: Site) -> None:
     assert idle.ask("transport", "ann@example.com") == ("OK", LOCAL)
 
 
+def test_a_policy_request_with_two_recipients_is_kept_for_nobody(site: Site) -> None:
+    """Whoever may connect cannot have one recipient's answer kept for another: attributes that come twice."""
+    words = "request=smtpd_access_policy\nprotocol_state=RCPT\nsender=a@b.test\nclient_address=192.0.2.77\n"
+    plain = (words + "recipient={}\nsize=0\n\n").format
+    known, unknown = "ann@example.com", "stranger@example.com"
+    twice = (words + f"recipient={unknown}\nrecipient={known}\n\n").encode()
+    path = site.folder / "policy.sock"
+    assert _exchange(path, plain(known).encode() + twice) == b"action=DUNNO\n\n" * 2
+    assert _exchange(path, plain(unknown).encode() * 3) == b"action=reject_unverified_recipient\n\n" * 3
+
+
 def test_policy_requests(site: Site) -> None:
     """The policy service answers request after request on one connection, pipelined too."""
     request = (
