@@ -215,3 +215,18 @@ def with_extension(address: str, extension: str) -> str:
     if not at:
         return address + extension
     return external(unquote(local) + extension, domain)
+
+
+def unrouted(text: str) -> str:
+    """A recipient (internal form) one step further on the way on which trivial-rewrite(8) resolves it, "" at the end.
+
+    A domain that is the host itself is taken off what names another one, a trailing `%` too; then `host!user` and
+    `user%host` are `user@host` (postconf(5), swap_bangpath, allow_percent_hack).
+    """
+    rest = (text.rpartition("@")[0] if "@" in text else text).rstrip("%@")
+    if "@" in rest:
+        return rest
+    host, bang, user = rest.partition("!")
+    if not bang:
+        user, _, host = rest.rpartition("%")
+    return f"{user}@{host}" if user and host else ""

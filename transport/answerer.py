@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from transport import exim_answer
-from transport.address import MAX_LOCAL, Address, external, fold_domain, forms, parse
+from transport.address import MAX_LOCAL, Address, external, fold_domain, forms, parse, unrouted
 from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
 from transport.config.settings import Settings
 from transport.decision import Decision, Verdict
@@ -36,6 +36,8 @@ MAX_KEY = 10_000
 
 _MEMO_LIMIT = 20_000
 _EXPANSIONS_LIMIT = 200
+_ROUTED = 4  # domains in one recipient; Postfix refuses what names more than the host and another one
+_OURS = (Of.SPLIT, Of.STRIP, Of.MATCH)
 
 
 _NOT_FOUND = Outcome(NOTFOUND)
@@ -277,14 +279,15 @@ class Answerer:
         """The action for one policy delegation request (SMTPD_POLICY_README): DESIGN 5.5's order, at RCPT only."""
         if attributes.get("protocol_state", "RCPT") != "RCPT":
             return _DUNNO
-        address = parse(attributes.get("recipient", ""))
+        whose, _, origin = attributes.get("policy_context", "").partition("@")
+        address = self._recipient(attributes.get("recipient", ""), origin)
         if address is None:
             return _DUNNO
         client = Client(
             address=attributes.get("client_address", ""),
             listener=listener_name(attributes.get("server_address", ""), attributes.get("server_port", "")),
             certs=(attributes.get("ccert_fingerprint", ""), attributes.get("ccert_pubkey_fingerprint", "")),
-            outsider=attributes.get("policy_context", "") == "outsider",
+            outsider=whose == "outsider",
             bounce=not attributes.get("sender", "").strip("<> "),
         )
         outcome = self.judged(address, client, now)
@@ -301,10 +304,27 @@ class Answerer:
             observe=outcome.observe,
         )
 
+    def _recipient(self, text: str, origin: str) -> Address | None:
+        """The recipient of ours that smtpd(8) means: policy delegation names it as the client wrote it, the maps get
+        it as trivial-rewrite(8) resolves it.
+
+        origin: $myorigin, where it is ours: the domain of a recipient without one.
+        """
+        rest = text
+        for _ in range(_ROUTED):
+            address = parse(rest)
+            place = self.router.names.place(address.domain) if address else None
+            if place and place.of in _OURS:
+                return address
+            rest = unrouted(rest)
+            if not rest:
+                break
+        return parse(f"{text}@{origin}" if origin and "@" not in text else text)
+
     def judged(self, address: Address, client: Client, now: float) -> Outcome:
         """Decide and judge an address at RCPT, for both the policy service and Exim; `value` is not final."""
         place = self.router.names.place(address.domain)
-        if place.of not in (Of.SPLIT, Of.STRIP, Of.MATCH) or place.domain is None:
+        if place.of not in _OURS or place.domain is None:
             return _DUNNO
         observe = place.domain.enabled == "observe"
         decision = self._decide(address, now, observing=True)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import smtplib
 from collections.abc import Callable
 
 import pytest
 
 from tests.e2e.site import PEOPLE, Site
+from tests.mta.sending import OUTSIDE
 from tests.mta.waiting import wait_for
 
 ODD = (
@@ -63,6 +65,26 @@ def test_every_form_of_a_recipient(cleaned: Callable[[Callable[[], object]], Non
     assert {form: code for form, code in refused.codes.items() if not 500 <= code < 600} == {}
     sent = site.send("jörg@example.com", "u@bücher.test", "JÖRG+x@example.com")
     assert set(sent.codes.values()) == {250}, sent.texts
+
+
+SUSPENDED = ("gone", "gone+x", "gone%example.com", "example.com!gone", "gone%example.com%", "gone%example.com@{host}",
+             "gone%example.com@[{ip}]", '"gone%example.com"', "gone%example.com@localhost")  # fmt: skip
+
+
+def test_routed_recipients_meet_the_policy_service(cleaned: Callable[[Callable[[], object]], None]) -> None:
+    """A recipient without a domain, a percent hack, a bang path: Postfix takes each for gone, who is suspended."""
+    site = Site(cleaned, settings={"myorigin": "example.com"}).install()
+    assert "policy_context=@example.com" in site.show()
+    forms = ["gone@example.com", *(form.format(host=f"{site.mta.name}.test", ip=site.mta.ip) for form in SUSPENDED)]
+    with smtplib.SMTP(site.mta.ip, 25, local_hostname="x.test", source_address=(OUTSIDE, 0)) as client:
+        client.ehlo()
+        replies = {}
+        for form in (*forms, "ann", "ann%example.com", "postmaster"):
+            client.docmd("MAIL", "FROM:<me@away.test>")
+            replies[form] = client.docmd("RCPT", f"TO:<{form}>")
+            client.docmd("RSET")
+    assert {form: r for form, r in replies.items() if r[0] != 250 and not r[1].startswith(b"5.2.1")} == {}
+    assert [form for form, reply in replies.items() if reply[0] == 250] == ["ann", "ann%example.com", "postmaster"]
 
 
 def _arrives_folded(site: Site, subject: str, wanted: list[str], form: str) -> None:

@@ -70,6 +70,32 @@ def test_temp_defers(world: World) -> None:
     assert found.startswith("DEFER_IF_PERMIT 4.3.0 ")
 
 
+ROUTED = ("sue%example.com", "example.com!sue", "sue%example.com%", "sue%EXAMPLE.com.", "sue%example.com@mx.host.test",
+          "sue%example.com@[192.0.2.1]", "sue@example.com@mx.host.test", "example.com!sue@mx.host.test")  # fmt: skip
+
+
+@pytest.mark.parametrize("recipient", ROUTED)
+def test_routed_recipients_are_judged(world: World, recipient: str) -> None:
+    """Postfix delivers them to sue, and tells the policy service what the client wrote."""
+    world.add("sue@example.com", active=False)
+    faces = answerer(world, PRIMARY)
+    assert action(faces, recipient).startswith("550 5.2.1 ")
+    assert action(faces, recipient.replace("example.com", "other.test").replace("EXAMPLE.com", "other.test")) == "DUNNO"
+
+
+def test_recipients_without_a_domain(world: World) -> None:
+    """Where $myorigin is ours, the restriction class says so behind an @."""
+    world.add("sue@example.com", active=False)
+    faces = answerer(world, PRIMARY)
+    for context in ("@example.com", "outsider@example.com"):
+        assert action(faces, "sue", policy_context=context).startswith("550 5.2.1 ")
+        assert action(faces, "sue+x", policy_context=context).startswith("550 5.2.1 ")
+        assert action(faces, "ann", policy_context=context) == action(faces, "sue@other.test", policy_context=context)
+    assert action(faces, "sue") == "DUNNO"
+    for odd in ("%", "!", "@", "%%%", "a" * 2000, "%" * 2000, "!" * 2000, "a%" * 900, "@" * 900):
+        assert action(faces, odd, policy_context="@example.com") == "DUNNO"
+
+
 def test_suspended(world: World) -> None:
     """A suspended mailbox is refused, also behind an alias (case 91)."""
     world.add("sue@example.com", active=False)

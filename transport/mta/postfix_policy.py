@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transport.address import fold_domain
 from transport.config.settings import Unknown
 from transport.mta.postfix import split_list
 from transport.mta.postfix_parts import Setting
@@ -37,12 +39,14 @@ def policy(planner: Planner) -> None:
     open_ = planner.plan.deploy == "both" and not secondary
     where = planner.guard.policy
     common = f"check_policy_service {{ {where}, timeout=5s, try_limit=1"
+    origin = _origin(planner)
+    bare = f", policy_context={origin}" if origin else ""
     classes = {
-        "splitmx": common + (", default_action=DUNNO }" if open_ else " }"),
-        "splitmx_observe": common + ", default_action=DUNNO }",
+        "splitmx": common + bare + (", default_action=DUNNO }" if open_ else " }"),
+        "splitmx_observe": common + bare + ", default_action=DUNNO }",
     }
     if secondary:
-        classes["splitmx_outsider"] = common + ", policy_context=outsider }"
+        classes["splitmx_outsider"] = common + f", policy_context=outsider{origin} }}"
     own_classes = [
         c for c in split_list(planner.postfix.value("smtpd_restriction_classes")) if not c.startswith("splitmx")
     ]
@@ -52,6 +56,24 @@ def policy(planner: Planner) -> None:
     for name, value in classes.items():
         planner.plan.settings.append(Setting(name, value, "a dead or hung daemon costs ours 5 s, others nothing"))
     restrictions(planner, secondary)
+
+
+def _origin(planner: Planner) -> str:
+    """`@DOMAIN` when recipients without a domain are in one of ours: smtpd names them to the policy service as they
+    are."""
+    text = planner.postfix.full("myorigin").strip()
+    if text.startswith("/"):
+        try:
+            text = Path(text).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+    name = fold_domain(text)
+    ours = name is not None and any(
+        name == d.name or (d.subdomains != "exact" and name.endswith(f".{d.name}"))
+        for d in planner.settings.domains.values()
+        if d.enabled != "no"
+    )
+    return f"@{name}" if ours else ""
 
 
 def restrictions(planner: Planner, secondary: bool) -> None:
