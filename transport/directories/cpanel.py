@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transport.address import external
 from transport.directories.base import DirectoryError, Listing, Skipped
-from transport.directories.reading import address_in, targets_of, trimmed, why_not
+from transport.directories.reading import QUOTED, address_in, name_and_rest, targets_of, trimmed, why_not
 from transport.record import Kind, Record
 
 MAILMAN = "usr/local/cpanel/3rdparty/mailman/lists"
@@ -25,9 +25,8 @@ _LIST_ADDRESSES = (
     "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
 )  # fmt: skip
 _RIGHTS = "let the daemon's user read it and enter its folders (an ACL on HOME and HOME/etc), or run it as root"
-_KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*"[^:]*|[^:]+?)\s*:\s?(.*)')
 # between the targets of one line; not inside quotes
-_TARGET = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
+_TARGET = re.compile(rf"(?:{QUOTED}|[^,])+")
 
 
 @dataclass(slots=True)
@@ -119,13 +118,14 @@ class Tree:
         """The forwarders and the default address of a domain."""
         found = Aliases()
         for line in (self.text(f"etc/valiases/{domain}") or "").splitlines():
-            match = _KEY.fullmatch(line)
-            if match is None or line.lstrip().startswith("#"):
+            pair = name_and_rest(line)
+            if pair is None or line.lstrip().startswith("#"):
                 continue
-            if match[1] == "*":
-                found.default = match[2].strip().strip('"') if match[2].strip().startswith('":') else match[2].strip()
+            name, text = pair[0], pair[1].strip()
+            if name == "*":
+                found.default = text.strip('"') if text.startswith('":') else text
             else:
-                found.entries.setdefault(match[1], []).extend(split_targets(match[2]))
+                found.entries.setdefault(name, []).extend(split_targets(text))
         return found
 
     def domain_forwarder(self, domain: str) -> str:

@@ -29,8 +29,11 @@ _KINDS = {
 _TRUE = frozenset(("1", "t", "true", "y", "yes", "on", "active", "enabled"))
 _FALSE = frozenset(("0", "f", "false", "n", "no", "off", "inactive", "disabled", "suspended"))
 _BLANK = re.compile(r"\s")
+# Bounded, as addresses are: where many quotes are opened and none is closed, each is looked for no farther
+QUOTED = r'"(?:[^"\\]|\\.){0,1100}"'
+_BEGINS_QUOTED = re.compile(QUOTED)
 # Words between blanks and commas; a quoted string keeps what is in it
-_WORDS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s,])+')
+_WORDS = re.compile(rf"(?:{QUOTED}|[^\s,])+")
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"@[^@]*')
 
 _ODD = ("", '"')  # how a local part begins that is none, or quoted
@@ -145,6 +148,18 @@ def _upper(local: str) -> str:
 def _lower(local: str) -> str:
     """Lower case of ASCII only: what `lower()` of such a database makes of a name."""
     return "".join(c.lower() if c.isascii() else c for c in local)
+
+
+def name_and_rest(line: str) -> tuple[str, str] | None:
+    """A line `NAME: REST`, the name perhaps quoted with colons in it; None without a name or a colon.
+
+    No expression: in one, a line of blanks takes time that grows with the cube of its length.
+    """
+    text = line.lstrip()
+    quoted = _BEGINS_QUOTED.match(text)
+    name, colon, rest = text[quoted.end() :].partition(":") if quoted else text.partition(":")
+    name = (quoted[0] + name if quoted else name).rstrip()
+    return (name, rest) if name and colon else None
 
 
 def targets_in(value: object, skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from transport.directories.base import Skipped
 from transport.directories.files.reading import Content
-from transport.directories.reading import address_in, why_not
+from transport.directories.reading import QUOTED, address_in, name_and_rest, why_not
 from transport.record import Kind, Record
 
 FIRST_USER = 1000
 """login.defs(5) UID_MIN: users below are the system's own."""
 
 _NOBODY = 65534
-_KEY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|\S)+')
-_NAME = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^:]*?)\s*:(.*)', re.DOTALL)
+_KEY = re.compile(rf"(?:{QUOTED}|\S)+")
 
 
 def _record(text: str, domains: Sequence[str], skipped: Skipped, kind: Kind = Kind.MAILBOX) -> Iterator[Record]:
@@ -89,9 +88,8 @@ def from_aliases(content: Content, domains: Sequence[str], skipped: Skipped) -> 
     """The names of aliases(5) in each of the domains. Their targets are left to local(8), commands and files and
     :include: among them: mail for the name is delivered here."""
     for line in logical_lines(content):
-        match = _NAME.match(line)
-        name = match[1] if match else ""
-        if match is None or not name or not match[2].strip():
+        pair = name_and_rest(line)
+        if pair is None or not pair[1].strip():
             skipped.add(line, "not a line of aliases(5)")
             continue
-        yield from _record(name, domains, skipped, Kind.ALIAS)
+        yield from _record(pair[0], domains, skipped, Kind.ALIAS)
