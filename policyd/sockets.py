@@ -35,7 +35,7 @@ class LockHeldError(Exception):
 def take_lock(state: Path) -> int:
     """Lock `state`/lock for the life of the returned descriptor. Raises LockHeldError or OSError."""
     state.mkdir(mode=0o711, parents=True, exist_ok=True)  # x: Postfix reaches the maps below it
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

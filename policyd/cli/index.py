@@ -138,7 +138,10 @@ def _make(state: Path) -> None:
 
 
 def _give_back(state: Path) -> None:
-    """As root in the daemon's own directory: what was made there is the daemon's, not root's."""
+    """As root in the daemon's own directory: what was made there is the daemon's, not root's.
+
+    The daemon's user could have put links there: nothing is given away through one.
+    """
     if os.geteuid() != 0:
         return
     owner = state.stat()

@@ -88,7 +88,7 @@ class Writer:
     @staticmethod
     def _own(path: Path) -> int:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise IndexFault(
                 f"cannot open {path}: {error.strerror}", "check daemon.state, its owner and mode"
