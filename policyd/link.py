@@ -5,6 +5,7 @@ Both ends were made by the supervisor and belong to its children, so what arrive
 A message may carry one open descriptor (a new link after a keeper or a worker was replaced).
 
 Supervisor to worker or keeper: ("settings", Settings, text), ("link", number) with a descriptor, ("stop",).
+Supervisor to keeper: ("refused", errors) of a reload, ("fault", kind) to be counted.
 Worker or keeper to supervisor: ("beat",), ("ready",), ("reload",).
 Worker to keeper:
     ("ask", [(directory, local, domain), …])    look these up live

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,23 @@ def test_a_full_disk_leaves_the_old_files(setup: Setup) -> None:
     assert not [path for path in setup.maps.iterdir() if ".in" in path.name]
 
 
+@pytest.mark.parametrize("people", [1, 200_000])
+def test_a_text_that_fails_keeps_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: int) -> None:
+    """The daemon tries again each minute while the disk is full: nothing may be left open, sorted here or elsewhere."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("transport.maps.write.give_to_owner", _disk_full_at)
+    for _ in range(3):
+        text = Text(tmp_path / "transport")
+        text.write("".join(f"u{number}@example.com\tOK\n" for number in range(people)))
+        with pytest.raises(OSError, match="No space left"):
+            text.finish()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def _disk_full_at(path: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 @pytest.mark.parametrize("words", [("--type=bogus",), ("--type=hash", "--type=btree")])
 def test_types_that_cannot_be_built_are_usage(setup: Setup, words: tuple[str, ...]) -> None:
     """An unknown type, and two that would write one file: 2, and nothing is written."""
@@ -163,4 +181,4 @@ def test_a_build_that_was_cut_short_is_made_good(
 
 
 def _disk_full(text: Text) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(text.path))
+    _disk_full_at(text.path)

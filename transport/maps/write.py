@@ -139,7 +139,13 @@ class Text:
         return self._sort.stdin
 
     def finish(self) -> None:
-        """All lines were given: the new text stands complete beside the old one. Raises BuildError."""
+        """All lines were given: the new text stands complete beside the old one. Raises BuildError, OSError."""
+        try:
+            self._complete()
+        finally:
+            self._close()
+
+    def _complete(self) -> None:
         if self._sort is None:
             ordered = sorted({line for text in self._lines for line in text.encode().splitlines(keepends=True)})
             self._handle = create(self.new)
@@ -153,7 +159,6 @@ class Text:
                 raise BuildError(f"sort: {said.decode(errors='replace').strip()}", "is the disk full?")
         give_to_owner(self.new)
         os.fchmod(self._handle, self.path.stat().st_mode & 0o777 if self.path.exists() else MODE)
-        self._close()
 
     def changed(self) -> bool:
         """Whether the new text differs from the present one."""
