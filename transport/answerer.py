@@ -3,7 +3,7 @@
 
 The common question (a listed mailbox) is answered from a memo of *situations*: what the answer depends on is the
 map, the domain and what the directories say, never the local part, so a million mailboxes share a handful of
-entries. The memo lives as long as the settings.
+entries. The memo lives as long as a generation of the index.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Answerer:
         }
 
     def new_generation(self) -> None:
-        """The index changed: forget what rested on its contents (situations do not)."""
+        """The index changed: forget what rested on its contents, or (situations) on which directories it holds whole:
+        only then is who stands in a remote one alone relayed without a question."""
+        self._memo.clear()
         self._quick.clear()
         self._large.clear()
 

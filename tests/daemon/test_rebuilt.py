@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An index that is lost while a long reading runs."""
+"""An index that is lost, and what is answered until it is whole again."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -30,3 +31,30 @@ def test_a_reading_that_a_rebuild_overtook_is_done_again_at_once(sites: Callable
     site.answers("who@example.com", REMOTE, 60)
     assert site.ask("zoe@example.com") == ("OK", LOCAL)
     assert "Traceback" not in site.log()
+
+
+def test_a_remote_listing_of_a_new_index_moves_nobody_who_may_be_here(sites: Callable[..., Site]) -> None:
+    """While a rebuilt index holds only the other side, who is listed there is not relayed, whoever was before."""
+    site = sites("both@example.com")
+    names = site.folder / "names.txt"
+    names.write_text("bob@example.com\nboth@example.com\n")
+    more = f'[directories.there]\ntype = "file"\npath = "{names}"\nformat = "list"\n'
+    site.splitmx.write(site.config(more=more, domain='remote = ["there"]'))
+    site.start()
+    site.answers("bob@example.com", REMOTE)
+    assert site.ask("both@example.com") == ("OK", LOCAL)
+    away = site.people.rename(site.folder / "away.db")
+    os.truncate(site.folder / "state" / "index.sqlite", 4096)
+    wait_for(lambda: _loaded(site) == {"here": False, "there": True}, 20, site.splitmx.tail)
+    assert site.ask("both@example.com")[0] == "TEMP"
+    away.rename(site.people)
+    site.answers("bob@example.com", REMOTE)
+    assert site.ask("both@example.com") == ("OK", LOCAL)
+
+
+def _loaded(site: Site) -> dict[str, bool]:
+    """Which directories the index holds, once the worker reads the same state of it."""
+    status = site.status()
+    if status["workers"]["running"][0]["generation"] != status["index"]["generation"]:
+        return {}
+    return {name: one["loaded"] for name, one in status["directories"].items()}
