@@ -63,11 +63,13 @@ class Live(NamedTuple):
 
     records: what was found, () for a "no", None when it could not be asked.
     asked_at, end: CLOCK_MONOTONIC; from `end` on it does not count any more.
+    beside: all addresses of the person that was found, when there are several.
     """
 
     records: tuple[Record, ...] | None
     asked_at: float
     end: float
+    beside: tuple[tuple[str, str], ...] = ()
 
 
 class LinkClosedError(Exception):

@@ -54,11 +54,13 @@ Answer = Record | Said | Failed
 class Answers:
     """What came of one call of `ask`: an answer for every address.
 
+    beside: all addresses of the person of one that was found, when there are several.
     timeout: the deadline passed (this counts towards the circuit). lying: the alarm's text when the directory lost all
     canaries, or "". down: it refuses everything (the text), or "". server: who answered. queries: how many were made.
     """
 
     found: dict[Key, Answer] = field(default_factory=dict)
+    beside: dict[Key, tuple[Key, ...]] = field(default_factory=dict)
     timeout: bool = False
     lying: str = ""
     down: str = ""
@@ -203,6 +205,9 @@ class _Asker:
         for key in wanted:
             mine = records.get(key)
             self.answers.found[key] = one(mine) if mine else Failed(doubt) if doubt else NO
+            person = mine[0].entry if mine else None
+            if person is not None and person in found.people:
+                self.answers.beside[key] = found.people[person]
 
     def _doubt(self, canaries: list[Key], records: Mapping[Key, object]) -> str:
         """Why a "no" of this answer is not believed, or ""."""

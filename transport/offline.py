@@ -40,6 +40,7 @@ class OfflineKnowledge:
         self.answers: dict[str, Answers] = {}
         self.networks: Mapping[str, Sequence[str]] = {}
         self._asked: dict[Triple, Answer] = {}
+        self._beside: dict[Triple, tuple[tuple[str, str], ...]] = {}
         self._sources: dict[str, Source] = {}
         self._files: dict[str, dict[tuple[str, str], Record]] = {}
         self._content: dict[str, float | None] = {}
@@ -92,7 +93,7 @@ class OfflineKnowledge:
                 continue
             answer = self._asked.get((name, local, domain))
             if isinstance(answer, Record):
-                found[name] = _row(name, answer)
+                found[name] = _row(name, answer)._replace(beside=self._beside.get((name, local, domain), ()))
             elif answer is NO:
                 found.pop(name, None)
         return tuple(found.values())
@@ -166,6 +167,8 @@ class OfflineKnowledge:
             self.faults[directory.name] = f"{error.what}; {error.hint}" if error.hint else error.what
             return dict.fromkeys(keys, Failed(error.what))
         self.answers[directory.name] = answers
+        for key, addresses in answers.beside.items():
+            self._beside[directory.name, *key] = addresses
         if answers.lying:
             self.faults[directory.name] = answers.lying
         return answers.found

@@ -41,6 +41,7 @@ class Row(NamedTuple):
 
     `targets` of an index row is only their number; the router asks `Knowledge.targets` for them when it expands.
     live: out of a live look-up, not the index: true for a while only, so no answer that rests on it is kept.
+    beside: of a live row, all (local, domain) of its person where there are several; of others `entry` leads to them.
     """
 
     directory: str
@@ -50,3 +51,4 @@ class Row(NamedTuple):
     targets: int
     entry: int | None = None
     live: bool = False
+    beside: tuple[tuple[str, str], ...] = ()

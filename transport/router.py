@@ -132,6 +132,7 @@ class Router:
             return None
         covered = {external(*pair)}
         for row in rows:
+            covered.update(external(*other) for other in row.beside)
             if row.entry is not None:
                 person = question.knowledge.same_entry(row.directory, row.entry)
                 covered.update(external(*other) for other in person)

@@ -255,11 +255,11 @@ class LiveQueue:
         failed = []
         end = max(batch.asked_at + self.directory.fresh_for, now + 0.1)
         for item in batch.items:
-            answer = result.found.get((item.local, item.domain))
+            answer = result.found.get(at := (item.local, item.domain))
             if answer is NO:
                 live = Live((), batch.asked_at, end)
             elif isinstance(answer, Record):
-                live = Live((answer,), batch.asked_at, end)
+                live = Live((answer,), batch.asked_at, end, result.beside.get(at, ()))
                 self.found += 1
             else:
                 if result.timeout:

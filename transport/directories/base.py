@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,10 +90,14 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Answer of one live look-up: the records found among the addresses asked, and which server said so."""
+    """Answer of one live look-up: the records found among the addresses asked, and which server said so.
+
+    people: of entries with several addresses, by `Record.entry`: all of them, asked or not.
+    """
 
     records: Sequence[Record]
     server: str = ""
+    people: Mapping[bytes, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -19,7 +19,7 @@ from transport.directories import ldap_request
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import Entries, Entry, dn_key
-from transport.directories.reading import matching, spellings
+from transport.directories.reading import matching, people, spellings
 from transport.directories.schemas import ldap_options
 from transport.record import Record
 
@@ -111,7 +111,7 @@ class LdapSource:
             records: list[Record] = []
             for start in range(0, len(terms), _TERMS):
                 records += self._look_up(link, terms[start : start + _TERMS], end)
-            return Found(matching(records, addresses), link.url)
+            return Found(matching(records, addresses), link.url, people(records))
 
         return self._somewhere(work, end)
 

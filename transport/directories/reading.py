@@ -250,6 +250,15 @@ def matching(records: Iterable[Record], asked: Sequence[tuple[str, str]]) -> lis
     return merge(record for record in records if (record.local, record.domain) in wanted)
 
 
+def people(records: Iterable[Record]) -> dict[bytes, tuple[tuple[str, str], ...]]:
+    """All addresses of each entry that has several."""
+    found: dict[bytes, dict[tuple[str, str], None]] = {}
+    for record in records:
+        if record.entry is not None:
+            found.setdefault(record.entry, {})[record.local, record.domain] = None
+    return {entry: tuple(addresses) for entry, addresses in found.items() if len(addresses) > 1}
+
+
 def records_of(rows: Iterable[Sequence[Any]], columns: Sequence[str], skipped: Skipped) -> Iterator[Record]:
     """Rows of a table as records. `columns` names each column: address (needed), kind, targets, location, active."""
     at = {name.lower(): i for i, name in reversed(list(enumerate(columns)))}
