@@ -132,7 +132,8 @@ class Expansion:
         decision = self._same.get(situation)
         if decision is None:
             decision = self._router.answer(self._question, address)
-            if decision.listed and not decision.findings and decision.verdict in (Verdict.LOCAL, Verdict.RELAY):
+            plain = decision.listed and decision.keep and not decision.findings
+            if plain and decision.verdict in (Verdict.LOCAL, Verdict.RELAY):
                 self._same[situation] = decision
         return decision
 

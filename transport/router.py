@@ -9,7 +9,7 @@ made, TEMP. A recipient that is listed never asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from transport.address import Address, external, forms
@@ -151,6 +151,7 @@ class Router:
         here = [row for row in rows if row.directory in domain.local]
         first = rows[0] if rows else None
         source = first.directory if first is not None else ""
+        keep = True
         placed = next((row for row in rows if row.location), None)
         location = _HERE
         if wave is not None:
@@ -167,9 +168,10 @@ class Router:
             source = here[0].directory
             why = f"listed in directory {source}"
         else:
-            waiting = self._local_unread(question, domain, address)
+            waiting = self.unread(question, domain, address, domain.local, "only a remote directory lists it")
             if waiting is not None:
                 return waiting
+            keep = self.read(question, domain.local)  # else it rests on what was said of this very address
             if not domain.destination:
                 return no_destination(domain)
             location = Location(destination=domain.destination)
@@ -186,6 +188,7 @@ class Router:
             extension=form[1],
             base=form[0],
             local_transport=location.local_transport or domain.local_transport,
+            keep=keep,
         )
         if location.destination:
             return replace(common, verdict=Verdict.RELAY, destination=location.destination)
@@ -223,11 +226,19 @@ class Router:
             return ""
         return domain.delivery
 
-    def _local_unread(self, question: Question, domain: Domain, address: Address) -> Decision | None:
-        """Only a remote directory lists it: not relayed before every local one is known to lack it."""
+    @staticmethod
+    def read(question: Question, directories: Iterable[str]) -> bool:
+        """Whether all of these are loaded."""
+        return all(question.knowledge.loaded(directory) for directory in directories)
+
+    def unread(
+        self, question: Question, domain: Domain, address: Address, directories: Sequence[str], why: str
+    ) -> Decision | None:
+        """ASK or TEMP before each of these directories is known to lack the address: by a reading, however old, or by
+        its own "no" now. why: what the address is taken for without them."""
         ask: list[tuple[str, str, str]] = []
         failed = ""
-        for directory in domain.local:
+        for directory in directories:
             if question.knowledge.loaded(directory):
                 continue
             for base, _ in forms(address.local, self.delimiters):
@@ -237,9 +248,9 @@ class Router:
                 elif not believed:
                     failed = directory
         if ask:
-            return Decision(Verdict.ASK, "local directories not loaded", domain=domain.name, ask=tuple(ask))
+            return Decision(Verdict.ASK, "directories not loaded", domain=domain.name, ask=tuple(ask))
         if failed:
-            reason = f"directory {failed} is not loaded and could not be asked; only a remote directory lists it"
+            reason = f"directory {failed} is not loaded and could not be asked; {why}"
             return Decision(
                 Verdict.TEMP,
                 reason,

@@ -40,10 +40,13 @@ def unlisted(
             **more,
         )
 
-    if base in ROLES and not question.configured:
+    if not question.configured and (base == "postmaster" or (base == "abuse" and domain.abuse)):
+        directories = (*domain.local, *domain.remote)
+        waiting = router.unread(question, domain, address, directories, f"it may list {base}@{address.domain}")
+        if waiting is not None:
+            return waiting
         role = _role_address(router, question, domain, common())
-        if role is not None:
-            return role
+        return role if router.read(question, directories) else replace(role, keep=False)
     believed, ask, failed = _unbelieved(question, address, domain, shapes, match=match)
     if ask:
         return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))
@@ -93,7 +96,7 @@ def _unbelieved(
     return tuple(all_believed), ask, failed
 
 
-def _role_address(router: Router, question: Question, domain: Domain, common: Decision) -> Decision | None:
+def _role_address(router: Router, question: Question, domain: Domain, common: Decision) -> Decision:
     """postmaster@ is never UNKNOWN (RFC 5321 4.5.1); abuse@ (RFC 2142) where the configuration names one."""
     base = common.base
     common = replace(
@@ -106,8 +109,6 @@ def _role_address(router: Router, question: Question, domain: Domain, common: De
     goes_to = domain.postmaster if base == "postmaster" else domain.abuse
     if goes_to:
         return _to_one(router, question, domain, common, goes_to, never_unknown=True)
-    if base == "abuse":
-        return None
     finding = f'[domains."{domain.name}"] names no postmaster, and no directory lists postmaster@{domain.name}'
     return replace(common, findings=(finding,))
 

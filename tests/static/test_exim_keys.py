@@ -50,3 +50,17 @@ def test_a_star_in_a_directory_is_not_everybody(tmp_path: Path) -> None:
     assert {key for key in keys if key.startswith("*")} == {"*@tenant.example"}
     assert {"ann@example.com", "ann@alias.example", "bob@example.com"} <= keys
     assert b"*@example.com" not in (maps / "exim_recipients.cdb").read_bytes()
+
+
+def test_a_postmaster_whom_nobody_lists_is_probed(tmp_path: Path) -> None:
+    """postmaster@ that goes to an unlisted address is accepted when the destination knows that one, as live."""
+    (tmp_path / "here.txt").write_text("ann@example.com\n")
+    (tmp_path / "there.txt").write_text("bob@example.com\n")
+    config = tmp_path / "splitmx.toml"
+    text = CONFIGURATION.format(folder=tmp_path).replace('"reject"', '"verify"\npostmaster = "zed@example.com"')
+    config.write_text(text)
+    done = CliRunner().invoke(main, ["-c", str(config), "build", "--for", "exim", "--output", str(tmp_path / "maps")])
+    assert done.exit_code in (0, 1), done.output
+    lines = (tmp_path / "maps" / "exim_recipients").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("postmaster@example.com: "))
+    assert line.endswith(" targets=zed@example.com verify=yes")

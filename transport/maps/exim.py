@@ -19,7 +19,7 @@ from pathlib import Path
 from transport import exim_answer
 from transport.address import Address, external, parse
 from transport.answerer import Answerer
-from transport.client import Client
+from transport.client import Client, Rule
 from transport.config.settings import Domain, Settings, Unknown
 from transport.decision import Verdict
 from transport.directories.reading import spellings
@@ -184,6 +184,8 @@ class Replies:
             return ""
         self.survey.note(decision)
         pairs = exim_answer.refusal(judgement) or exim_answer.pairs_of(faces, address, decision, self._now)
+        if judgement.rule is Rule.VERIFY:
+            pairs["verify"] = "yes"
         if decision.verdict is Verdict.RELAY:
             destination = self._settings.destinations[decision.destination]
             if not destination.plus_strip:
