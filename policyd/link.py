@@ -21,7 +21,8 @@ Keeper to worker:
     ("nudge",)                                  the index has changed
     ("peers", {destination: (network, …)})      resolved `spf:` names
     ("loop", local, domain, first)              unix time
-    ("flush", local or None, domain or None)    forget what was learned live
+    ("flush", local or None, domain or None, [answer, …])
+                                                forget what was learned live, and learn these answers
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class Live(NamedTuple):
     asked_at: float
     end: float
     beside: tuple[tuple[str, str], ...] = ()
+
+
+Told = tuple[str, str, str, Live]
+"""(directory, local, domain, result) of one live look-up."""
 
 
 class LinkClosedError(Exception):

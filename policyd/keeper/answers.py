@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from policyd.link import Live
+from policyd.link import Live, Told
 from policyd.worker.knowledge import LiveKnowledge, Triple
 from transport.answerer import Answerer
 from transport.config.settings import Settings
@@ -30,6 +31,13 @@ class Answers:
         """Take new settings."""
         self.knowledge.configure(settings)
         self.answerer = Answerer(settings, self.knowledge)
+
+    def flush(self, local: str | None, domain: str, told: Sequence[Told]) -> None:
+        """Forget what was learned of an address or a domain, and learn these live answers, as the workers do."""
+        self.knowledge.forget(local, domain)
+        for directory, one, of, live in told:
+            self.knowledge.learn((directory, one, of), live)
+        self.answerer.new_generation()
 
     async def ask(self, triple: Triple, *, anew: bool = False) -> Live:
         """One live look-up. anew: even when a result is remembered."""

@@ -144,6 +144,7 @@ class Control:
                 raise _BadRequestError(f"{what} is not a split domain of this configuration")
             keeper.forget(None, name)
             reports = await self._sync(keeper.directories_of([name]), writer, False, None)
+            keeper.answers.flush(None, name, ())
             acknowledged = await keeper.crowd.flush(None, name, _FLUSH_WAIT)
             return {
                 "what": name,
@@ -156,11 +157,16 @@ class Control:
         acknowledged = True
         for local in locals_:
             keeper.forget(local, domain)
-            acknowledged = await keeper.crowd.flush(local, domain, _FLUSH_WAIT) and acknowledged
+            found = await keeper.answers.ask_all(local, domain, owner)
             until = time.monotonic() + _FLUSHED
-            for name, live in (await keeper.answers.ask_all(local, domain, owner)).items():
-                if live.records is not None:
-                    keeper.crowd.live(name, local, domain, live._replace(end=until))
+            told = [
+                (name, local, domain, live._replace(end=until))
+                for name, live in found.items()
+                if live.records is not None
+            ]
+            keeper.answers.flush(local, domain, told)
+            acknowledged = await keeper.crowd.flush(local, domain, _FLUSH_WAIT, told) and acknowledged
+            for name, live in found.items():
                 if words.get(name) != "listed":
                     words[name] = _word(live)
         for name in words:

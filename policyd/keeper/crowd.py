@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from policyd.link import Age, Live, LoopChannel, Message
+from policyd.link import Age, Live, LoopChannel, Message, Told
 from policyd.worker.counters import BUCKETS, Counts
 
 Handler = Callable[["WorkerLink", Message], None]
@@ -130,16 +130,14 @@ class Crowd:
         """Tell how old each directory is, and of which index."""
         self.send(("ages", ages, mark))
 
-    def live(self, directory: str, local: str, domain: str, result: Live) -> None:
-        """Tell every worker a live answer that none of them asked for."""
-        self.send(("answers", [(directory, local, domain, result)]))
-
-    async def flush(self, local: str | None, domain: str | None, patience: float = 5.0) -> bool:
-        """Make every worker forget what it learned; whether all said that they did."""
+    async def flush(
+        self, local: str | None, domain: str | None, patience: float = 5.0, answers: Sequence[Told] = ()
+    ) -> bool:
+        """Make every worker forget what it learned, and learn these live answers; whether all said that they did."""
         done: asyncio.Future[bool] = self.loop.create_future()
         entry: tuple[set[WorkerLink], asyncio.Future[bool]] = (set(self.workers.values()), done)
         self._flushes.setdefault((local, domain), []).append(entry)
-        self.send(("flush", local, domain))
+        self.send(("flush", local, domain, list(answers)))
         self._look_at_flushes()
         try:
             return await asyncio.wait_for(asyncio.shield(done), patience)

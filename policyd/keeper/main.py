@@ -122,6 +122,7 @@ class Keeper:
             for one in (self.loops.file, self.peers.file):
                 one.again()
             self.tell_ages()
+            self.answers.knowledge.expire()
         except Exception as error:
             log.limited(log.ERROR, "keeper second", "fault in the keeper's timer", error)
 
@@ -310,6 +311,7 @@ class Keeper:
         link.settings(self.settings.digest)
         link.channel.send(("peers", self.peers.networks()))
         link.channel.send(("ages", self.ages(), self.index.mark))
+        link.channel.send(("answers", self.answers.knowledge.lasting()))
 
     def _from_worker(self, link: WorkerLink, message: Message) -> None:
         match message:

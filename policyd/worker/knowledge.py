@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from policyd.link import Age, Live
+from policyd.link import Age, Live, Told
 from transport.config.settings import Settings
 from transport.index.reader import Reader
 from transport.record import Record, Row
@@ -190,6 +190,10 @@ class LiveKnowledge:
         self._new.setdefault(at, {})[directory] = result
         if self._long and directory in self._long.get(at, _NOTHING):
             del self._long[at][directory]
+
+    def lasting(self) -> list[Told]:
+        """The live answers that hold longer (of a `flush`), for a worker that began later."""
+        return [(name, *at, live) for at, known in self._long.items() for name, live in known.items()]
 
     def _turn(self) -> None:
         self._old, self._new = self._new, {}

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from policyd import log
-from policyd.link import Live, LoopChannel, Message
+from policyd.link import Live, LoopChannel, Message, Told
 from policyd.loop import new_event_loop
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -241,13 +241,14 @@ class Worker:
                 if networks != knowledge.networks:
                     knowledge.networks = networks
                     self._forget()
-            case ("flush", local, domain):
+            case ("flush", local, domain, answers):
                 knowledge.forget(local, domain)
+                self._answered(answers)
                 self._forget()
                 self.renew()
                 channel.send(("flushed", local, domain))
 
-    def _answered(self, answers: list[tuple[str, str, str, Live]]) -> None:
+    def _answered(self, answers: list[Told]) -> None:
         """Live answers. By other settings than ours the same name may be another directory: then they say nothing."""
         ours = self.keeper_settings == self.settings.digest
         now = time.monotonic()

@@ -32,6 +32,26 @@ def test_flush_of_an_address_reaches_every_worker(sites: Callable[..., Site]) ->
     assert site.ask("ann@example.com") == ("OK", LOCAL)
 
 
+def test_everybody_says_what_a_flush_has_learned(sites: Callable[..., Site]) -> None:
+    """Until the directory is listed again, `explain` and a worker that began later answer as the other workers do."""
+    ask = "SELECT address, kind, targets, location, active FROM recipients WHERE address IN :addresses"
+    site = sites("ann@example.com", sync_every="300s", directory=f'lookup = "{ask}"')
+    site.sql("CREATE VIEW listing AS SELECT * FROM recipients")
+    text = site.config(domain='locations = { cloud = "m365" }')
+    site.splitmx.write(text.replace('active FROM recipients"', 'active FROM listing"', 1))
+    site.start()
+    site.sql("DROP VIEW listing")
+    site.add("ann@example.com", location="cloud")
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    site.control("flush", what="ann@example.com")
+    assert site.ask("ann@example.com") == ("OK", REMOTE)
+    assert site.control("explain", address="ann@example.com")["report"]["decision"] == "RELAY"
+    (worker,) = site.pids("worker")
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: worker not in site.pids("worker") and len(site.pids("worker")) == 1, 20, site.splitmx.tail)
+    site.answers("ann@example.com", REMOTE)
+
+
 def test_flush_of_a_domain_reads_its_directories(sites: Callable[..., Site]) -> None:
     """After `flush DOMAIN` what a compare found is answered."""
     site = sites("ann@example.com", "bob@example.com", sync_every="300s").start()
