@@ -123,6 +123,7 @@ class Keeper:
                 one.again()
             self.tell_ages()
             self.answers.knowledge.expire()
+            self.moments.look()
         except Exception as error:
             log.limited(log.ERROR, "keeper second", "fault in the keeper's timer", error)
 
