@@ -101,15 +101,22 @@ class Router:
         shapes = forms(address.local, self.delimiters)
         order = self._order[domain.name]
         until = self._next_change(domain, question.now)
-        for base, extension in shapes:
+        for number, (base, extension) in enumerate(shapes):
             rows = [row for row in question.knowledge.rows(address.domain, base) if row.directory in order]
             if len(rows) > 1:
                 rows.sort(key=lambda row: order[row.directory])
             wave = self._wave(question, domain, (base, address.domain), rows)
             if not rows and (wave is None or wave.to == "local"):
                 continue
+            whole = not number or self.read(question, order)
+            if not whole:  # a longer form may be somebody else's
+                why = f"it may list {external(*address[:2])} by itself"
+                longer = shapes[:number]
+                waiting = self.unread(question, domain, address, order, why, shapes=longer, needed=domain.local)
+                if waiting is not None:
+                    return waiting
             decision = self._listed(question, address, domain, (base, extension), rows, wave)
-            if any(row.live for row in rows):
+            if not whole or any(row.live for row in rows):
                 decision = replace(decision, keep=False)
             if decision.verdict is Verdict.EXPAND and question.expand:
                 decision = Expansion(self, question, domain).of(decision, address.domain)
@@ -232,20 +239,32 @@ class Router:
         return all(question.knowledge.loaded(directory) for directory in directories)
 
     def unread(
-        self, question: Question, domain: Domain, address: Address, directories: Sequence[str], why: str
+        self,
+        question: Question,
+        domain: Domain,
+        address: Address,
+        directories: Iterable[str],
+        why: str,
+        *,
+        shapes: Sequence[tuple[str, str]] = (),
+        needed: Iterable[str] | None = None,
     ) -> Decision | None:
         """ASK or TEMP before each of these directories is known to lack the address: by a reading, however old, or by
-        its own "no" now. why: what the address is taken for without them."""
+        its own "no" now.
+
+        why: what the address is taken for without them. shapes: the forms concerned, all when empty. needed: those
+        without whose "no" nothing is decided, all when None; the others are asked, when they can be.
+        """
         ask: list[tuple[str, str, str]] = []
         failed = ""
         for directory in directories:
             if question.knowledge.loaded(directory):
                 continue
-            for base, _ in forms(address.local, self.delimiters):
+            for base, _ in shapes or forms(address.local, self.delimiters):
                 believed = question.knowledge.no(directory, address.domain, base)
                 if believed is None:
                     ask.append((directory, base, address.domain))
-                elif not believed:
+                elif not believed and (needed is None or directory in needed):
                     failed = directory
         if ask:
             return Decision(Verdict.ASK, "directories not loaded", domain=domain.name, ask=tuple(ask))

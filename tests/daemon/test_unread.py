@@ -53,3 +53,13 @@ def test_a_groups_members_are_asked_for_one_by_one(unlisted: Site) -> None:
     unlisted.answers("bob@example.com", REMOTE)
     unlisted.add("all@example.com", "group", "bob@example.com both@example.com")
     assert unlisted.ask("all@example.com", "virtual_alias") == ("OK", "both@example.com")
+
+
+def test_a_tagged_address_of_its_own_is_asked_for(unlisted: Site) -> None:
+    """ann+x that is listed apart from ann does not get into ann's mailbox because ann is known already."""
+    unlisted.add("ann+x@example.com", location="cloud")
+    unlisted.answers("ann@example.com", LOCAL)
+    assert unlisted.ask("ann+x@example.com") == ("OK", REMOTE)
+    assert unlisted.ask("ann+y@example.com") == ("OK", LOCAL)
+    unlisted.people.rename(unlisted.folder / "away.db")
+    assert unlisted.ask("ann+z@example.com")[0] == "TEMP"
