@@ -295,11 +295,18 @@ def test_a_slow_query_ends_at_its_deadline(database: Database) -> None:
     assert names(database.source().ask([pair("ann@example.com")], 1)) == {"ann@example.com"}
 
 
-@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
-def test_a_hung_server_is_a_timeout_and_comes_back(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """SIGSTOP: every look-up ends in time, on an open connection and on a new one; afterwards all is well."""
+@pytest.mark.parametrize(
+    ("kind", "driver"), [("postgres", ""), ("postgres", "+psycopg"), ("mariadb", ""), ("mariadb", "+pymysql")]
+)
+def test_a_hung_server_is_a_timeout_and_comes_back(
+    kind: str, driver: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """SIGSTOP: every look-up ends in time, on an open connection and on a new one, whether the URL names the driver or
+    not; afterwards all is well."""
     server: Postgres | MariaDb = request.getfixturevalue(kind)
     database = open_database({"postgres": "postgresql"}.get(kind, kind), request, tmp_path)
+    scheme, rest = database.url.split("://", 1)
+    database.url = f"{scheme.partition('+')[0]}{driver}://{rest}"
     database.people("ann@example.com")
     source = database.source()
     asked = [pair("ann@example.com")]

@@ -74,6 +74,21 @@ def test_an_empty_table_decides_nothing_for_ever(mariadb: MariaDb) -> None:
     source.close()
 
 
+@pytest.mark.parametrize("how", ["sql_select_limit = 2", "init_connect = 'SET sql_select_limit = 2'"])
+def test_a_limit_of_the_server_cuts_no_listing(mariadb: MariaDb, how: str) -> None:
+    """MariaDB ends every result there and says success: a listing would be short without a word."""
+    rows = ", ".join(f"('u{n}@example.com')" for n in range(9))
+    mariadb.database("cut", f"CREATE TABLE r (address varchar(99)); INSERT INTO r VALUES {rows}")
+    mariadb.sql("CREATE OR REPLACE USER plain@'%' IDENTIFIED BY 'secret'; GRANT SELECT ON cut.* TO plain@'%'")
+    source = SqlSource("here", SqlOptions(mariadb.url_of("cut", "plain", "secret"), "SELECT address FROM r"))
+    mariadb.sql(f"SET GLOBAL {how}")
+    try:
+        assert len(list(source.list().records)) == 9
+    finally:
+        mariadb.sql("SET GLOBAL sql_select_limit = DEFAULT; SET GLOBAL init_connect = ''")
+        source.close()
+
+
 def test_a_state_with_decimals_is_a_state(database: Database) -> None:
     """NUMERIC(4,2), or an average, as drivers give it: 0.00 is no, not an unknown word."""
     database.run("CREATE TABLE r (address VARCHAR(99), active NUMERIC(4,2))")

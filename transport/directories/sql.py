@@ -34,6 +34,7 @@ from transport.directories.sql_connect import (
     sqlite_path,
 )
 from transport.directories.sql_explain import Explained, explain
+from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
 from transport.record import Record
 
@@ -107,6 +108,7 @@ class SqlSource:
     ) -> Iterator[Record]:
         """Run a query on a server-side cursor and read its rows as records."""
         expired = False
+        times_as_text(raw)
         try:
             with Guard(BULK, lambda: end_call(raw)) as guard:
                 result = connection.execution_options(stream_results=True, yield_per=_ROWS).execute(clause, values)
@@ -163,20 +165,46 @@ class SqlSource:
                 reused = False
 
     def _ask_each(self, values: Sequence[str], end: float) -> Sequence[Record]:
-        """The records among these spellings; those that the database's encoding cannot hold are nobody's."""
+        """The records among these spellings; those that the database's encoding cannot hold are nobody's.
+
+        A row whose text the server cannot give is no such spelling: whoever stands in it is there.
+        """
         try:
             return self._ask(values, end)
         except _Untranslatable:
             pass
         plain_ = [word for word in values if word.isascii()]
-        records = [*self._ask(plain_, end)] if plain_ else []
+        try:
+            records = [*self._ask(plain_, end)] if plain_ else []
+        except _Untranslatable as found:
+            raise found.fault from None
         for word in values:
             if not word.isascii():
                 try:
                     records += self._ask([word], end)
-                except _Untranslatable:
-                    continue
+                except _Untranslatable as found:
+                    if self._holds(word, end):
+                        raise found.fault from None
         return records
+
+    def _holds(self, word: str, end: float) -> bool:
+        """Whether PostgreSQL's encoding can hold this word, so that it was a row of its that could not be told.
+
+        MariaDB and MySQL turn what they cannot tell into question marks: there it was the word.
+        """
+        connection = self._live
+        if connection is None or connection.dialect.name != "postgresql":
+            return False
+        raw = connection.connection.dbapi_connection
+        try:
+            with Guard(max(0.001, end - monotonic()), lambda: end_call(raw)) as guard:
+                connection.execute(text("SELECT length(CAST(:word AS text))"), {"word": word})
+        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+            if is_untranslatable(error):
+                return False
+            self._drop()
+            raise fault_of(error, self.options.url, expired=guard.expired) from None
+        return True
 
     def _ask(self, values: Sequence[str], end: float) -> Sequence[Record]:
         if self._live is not None and self._swapped():
@@ -199,7 +227,7 @@ class SqlSource:
                 rows: Sequence[Any] = result.fetchall()
         except (SQLAlchemyError, OSError, ValueError, _drivers_errors(raw)) as error:
             if is_untranslatable(error):
-                raise _Untranslatable from None
+                raise _Untranslatable(fault_of(error, self.options.url)) from None
             fault = fault_of(error, self.options.url, expired=guard.expired)
             if isinstance(fault, DirectoryTimeout):
                 raise fault from None
@@ -330,16 +358,20 @@ class _NotUtf8(Exception):  # noqa: N818  a finding on the way, as the next two
     """SQLite met text that is not UTF-8."""
 
 
-class _Untranslatable(Exception):  # noqa: N818  as above
-    """A value cannot be written in the database's encoding."""
-
-
-class _Disconnected(Exception):  # noqa: N818  as above
-    """The connection is gone; `fault` says why."""
+class _Fault(Exception):  # noqa: N818  as above
+    """Something of which the caller has to see what it means; `fault` is what the database said."""
 
     def __init__(self, fault: DirectoryError) -> None:
         super().__init__(fault.what)
         self.fault = fault
+
+
+class _Untranslatable(_Fault):
+    """A word cannot be written in the database's encoding, or a row not in ours."""
+
+
+class _Disconnected(_Fault):
+    """The connection is gone."""
 
 
 def _original(error: BaseException) -> BaseException:

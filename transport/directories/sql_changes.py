@@ -71,7 +71,7 @@ def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None,
     """The largest `changed` that is not in the future, and whether there are some in the future."""
     column = _column(options)
     largest = _plain(connection.execute(text(f"SELECT max({column}) {_from(options)}")).scalar())
-    if largest is None:
+    if largest is None or _before_time(largest):
         return None, False
     now = float(connection.execute(text(_NOW.get(connection.dialect.name, _NOW_MYSQL))).scalar() or 0)
     moment = _moment(largest, now)
@@ -79,7 +79,13 @@ def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None,
         return largest, False
     bound = _like(moment[1] + _FUTURE, largest)
     query = f"SELECT max({column}) {_from(options)} WHERE {column} <= :bound"
-    return _plain(connection.execute(text(query), {"bound": bound}).scalar()), True
+    largest = _plain(connection.execute(text(query), {"bound": bound}).scalar())
+    return (None if largest is None or _before_time(largest) else largest), True
+
+
+def _before_time(value: Value) -> bool:
+    """Whether all rows are from before the first time that Python knows (`transport.directories.sql_values`)."""
+    return isinstance(value, datetime) and value.year == 1
 
 
 def _like(stamp: datetime, pattern: Value) -> Value:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.sql_values import prepare, times_as_text
 from transport.directories.watchdog import shut
 
 LIVE = 2.0
@@ -49,12 +50,23 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ),
     (r"syntax error|error in your sql syntax|near \"", "`query` or `lookup` is not valid for this database"),
     (
-        r"refused|can't connect|could not connect|connection failed|no route|unreachable|no such file",
+        r"too many (clients|connections)|remaining connection slots|max_user_connections|max_connections_per_hour",
+        "see who holds the connections, or raise the limit of the server or of this user (splitmx needs six)",
+    ),
+    (r"max_queries_per_hour", "lift this user's limit of queries"),
+    (r"not permitted to log in|account is locked", "let this user log in, or name another one in `url`"),
+    (r"must set password", "its password has expired: set a new one, also in `password_file`"),
+    (
+        r"starting up|shutting down|recovery mode|not currently accepting|administrator command",
+        "it is being started, stopped or worked on: nothing to do here, it is asked again",
+    ),
+    (r"connection refused|no route|unreachable|no such file", "is the database running, and reachable from here?"),
+    (r"resolve|name or service not known|getaddrinfo", "check the host in `url` and this machine's resolver"),
+    (r"certificate|\bssl\b|\btls\b", "check the TLS parameters in `url`"),
+    (
+        r"refused|can't connect|could not connect|connection failed",
         "is the database running, and reachable from here?",
     ),
-    (r"resolve|name or service not known|getaddrinfo", "check the host in `url` and this machine's resolver"),
-    (r"too many connections|remaining connection slots", "raise the database's connection limit"),
-    (r"certificate|ssl|tls", "check the TLS parameters in `url`"),
 )
 # statement time-outs: PostgreSQL query_canceled and lock_not_available, MariaDB, MySQL, InnoDB's lock wait
 _TIMEOUT = re.compile(
@@ -76,17 +88,19 @@ def engine_of(url: str, *, live: bool) -> Engine:
         if parsed.get_backend_name() == "sqlite":
             engine = _sqlite(parsed, live)
         elif parsed.get_backend_name() == "postgresql":
+            parsed = _driver(parsed, "postgresql", "postgresql+psycopg")
             engine = create_engine(
-                _driver(parsed, "postgresql", "postgresql+psycopg"),
+                parsed,
                 poolclass=NullPool,
                 isolation_level=isolation or "REPEATABLE READ",
                 connect_args=_postgresql_arguments(parsed, live),
             )
-            event.listen(engine, "connect", _postgresql_session(live))
+            event.listen(engine, "connect", _postgresql_session(parsed, live))
         elif parsed.get_backend_name() in ("mysql", "mariadb"):
             name = parsed.get_backend_name()
+            parsed = _driver(parsed, name, f"{name}+pymysql")
             engine = create_engine(
-                _driver(parsed, name, f"{name}+pymysql"),
+                parsed,
                 poolclass=NullPool,
                 isolation_level=isolation or "REPEATABLE READ",
                 connect_args=_mysql_arguments(parsed, live),
@@ -130,13 +144,19 @@ def _postgresql_arguments(url: URL, live: bool) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if key not in url.query}
 
 
-def _postgresql_session(live: bool) -> Callable[[Any, Any], None]:
+def _postgresql_session(url: URL, live: bool) -> Callable[[Any, Any], None]:
+    # whoever names an encoding in the URL has it
+    chosen = bool(_postgresql_arguments(url, live).get("client_encoding"))
     limit = int(1000 * (LIVE if live else BULK))
 
     def begin(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_read_only = on")
             cursor.execute(f"SET statement_timeout = {limit}")
+        if chosen:
+            prepare(connection)
+        if live:
+            times_as_text(connection)
         if not connection.autocommit:
             connection.commit()
 
@@ -164,6 +184,8 @@ def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
     def begin(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
+            # a server's or user's own limit would cut a listing without a word
+            cursor.execute("SET SESSION sql_select_limit = 18446744073709551615")
             for statement in limits:
                 with contextlib.suppress(Exception):  # an unknown variable: the other product
                     cursor.execute(statement)

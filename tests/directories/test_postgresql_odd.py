@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL holds values that Python does not, and octets that are no text: neither hides anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Postgres
+from transport.config.settings import SqlOptions
+from transport.directories.base import DirectoryError
+from transport.directories.sql import SqlSource
+from transport.record import Record
+
+pytestmark = pytest.mark.directory
+
+NAMES = [("ann", "example.com"), ("bob", "example.com")]
+
+
+@pytest.fixture
+def sources() -> Iterator[list[SqlSource]]:
+    """Sources that are closed with the test."""
+    made: list[SqlSource] = []
+    yield made
+    for source in made:
+        source.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("timestamptz", "infinity"),
+        ("timestamptz", "-infinity"),
+        ("timestamp", "infinity"),
+        ("date", "infinity"),
+        ("date", "0044-03-15 BC"),
+        ("timestamptz", "20000-01-01"),
+        ("timetz", "24:00:00+15:59"),
+        ("timestamptz[]", "{infinity}"),
+    ],
+)
+def test_a_time_that_python_does_not_know_hides_nobody(
+    postgres: Postgres, sources: list[SqlSource], column: str, value: str
+) -> None:
+    """`expires = 'infinity'` in one row: that row and all others are listed, and found live."""
+    rows = f"INSERT INTO r VALUES ('ann@example.com', NULL), ('bob@example.com', '{value}')"
+    url = postgres.database("oddtimes", f"CREATE TABLE r (address text, expires {column}); {rows}")
+    source = SqlSource("here", SqlOptions(url, "SELECT * FROM r"))
+    sources.append(source)
+    assert [record[:2] for record in source.list().records] == NAMES
+    assert [record[:2] for record in source.ask(NAMES, 1).records] == NAMES
+
+
+@pytest.mark.parametrize("column", ["timestamptz", "timestamp", "date"])
+def test_a_watermark_of_infinity_is_one_in_the_future(
+    postgres: Postgres, sources: list[SqlSource], column: str
+) -> None:
+    """It is noted and hides no later change; rows that are all before any time have no watermark."""
+    rows = "('ann@example.com', '2026-01-01'), ('bob@example.com', 'infinity'), ('eve@example.com', '-infinity')"
+    url = postgres.database(
+        "infinity", f"CREATE TABLE r (address text, active int DEFAULT 1, stamp {column}); CREATE TABLE none (n int)"
+    )
+    postgres.sql(f"INSERT INTO r (address, stamp) VALUES {rows}", "infinity")
+    source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
+    sources.append(source)
+    listing = source.list()
+    assert len(list(listing.records)) == 3
+    assert [what for what, why in listing.skipped.first if "future" in why] == ["stamp"]
+    postgres.sql("UPDATE r SET active = 0, stamp = '2026-02-01' WHERE address LIKE 'eve%'", "infinity")
+    changes = source.changes(listing.cookie, 100)
+    assert not changes.full_needed, changes.why
+    assert ("eve", False) in [(record.local, record.active) for _, (record,) in changes.upserts]
+    postgres.sql("UPDATE r SET stamp = '-infinity'", "infinity")
+    listing = source.list()
+    assert (len(list(listing.records)), listing.cookie) == (3, b"")
+
+
+@pytest.fixture
+def octets(postgres: Postgres, sources: list[SqlSource]) -> SqlSource:
+    """A database without an encoding, as initdb makes it under LANG=C."""
+    postgres.sql("DROP DATABASE IF EXISTS octets")
+    postgres.sql("CREATE DATABASE octets ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+    postgres.sql(
+        "CREATE TABLE r (address text, location varchar(9), stamp text);"
+        "INSERT INTO r VALUES ('ann@example.com', NULL, '2'), ('bob@example.com', 'M' || chr(252), '1'),"
+        " ('eve' || chr(252) || '@example.com', NULL, '1');",
+        "octets",
+    )
+    source = SqlSource("here", SqlOptions(postgres.url_of("octets"), "SELECT * FROM r", changed="stamp"))
+    sources.append(source)
+    return source
+
+
+def test_a_database_without_an_encoding(octets: SqlSource) -> None:
+    """Octets that are no UTF-8 harm only themselves: everybody else is listed and found live."""
+    listing = octets.list()
+    everyone = list(listing.records)
+    assert everyone == [Record("ann", "example.com"), Record("bob", "example.com", location="M?")]
+    assert listing.skipped.count == 1
+    assert octets.ask([*NAMES, ("jörg", "example.com")], 1).records == everyone
+    changes = octets.changes(listing.cookie, 100)
+    assert [record.local for _, (record,) in changes.upserts] == ["ann"]
+
+
+def test_a_row_that_cannot_be_told_is_no_absent_one(postgres: Postgres, sources: list[SqlSource]) -> None:
+    """What the server cannot turn into UTF-8 is a fault of that row, never a no about who stands in it."""
+    postgres.sql("DROP DATABASE IF EXISTS windows")
+    postgres.sql("CREATE DATABASE windows ENCODING WIN1252 LOCALE 'C' TEMPLATE template0")
+    postgres.sql(
+        "CREATE TABLE r (address text, name text);"
+        "INSERT INTO r VALUES ('j' || chr(246) || 'rg@example.com', chr(129)), ('bob@example.com', chr(129)),"
+        " ('ann@example.com', '');",
+        "windows",
+    )
+    source = SqlSource("here", SqlOptions(postgres.url_of("windows"), "SELECT * FROM r"))
+    sources.append(source)
+    for name in ("jörg", "bob"):
+        with pytest.raises(DirectoryError) as caught:
+            source.ask([(name, "example.com"), ("ann", "example.com")], 1)
+        assert "encoding" in caught.value.what
+    assert [r.local for r in source.ask([("日本", "example.com"), ("ann", "example.com")], 1).records] == ["ann"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "hint"),
+    [
+        ("ALTER ROLE reader CONNECTION LIMIT 0", "ALTER ROLE reader CONNECTION LIMIT -1", "who holds the connections"),
+        ("ALTER ROLE reader NOLOGIN", "ALTER ROLE reader LOGIN", "let this user log in"),
+        ("ALTER DATABASE hints ALLOW_CONNECTIONS false", "SELECT 1", "nothing to do here"),
+    ],
+)
+def test_who_is_refused_is_told_why(
+    postgres: Postgres, sources: list[SqlSource], before: str, after: str, hint: str
+) -> None:
+    """Each refusal of a running server begins with the words of one that is down, and needs another cure."""
+    postgres.database("hints", "CREATE TABLE r (address text)")
+    url = postgres.url_of("hints", "reader", postgres.reader_password)
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    sources.append(source)
+    postgres.sql(before)
+    try:
+        with pytest.raises(DirectoryError) as caught:
+            source.ask(NAMES, 1)
+    finally:
+        postgres.sql(after)
+    assert hint in caught.value.hint
