@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from transport.config.settings import Domain
-from transport.record import Record
+from transport.record import Kind, Record
 
 from .conftest import World, people
 
@@ -89,3 +89,54 @@ def test_one_tenant_is_suspended(world: World) -> None:
     assert world.sync().held == 210
     assert active(world, names[6]) == 30
     assert active(world, names[3]) == 0
+
+
+def aliases(count: int, *, kind: Kind = Kind.ALIAS, targets: tuple[str, ...] = ("ann@o.example",)) -> list[Record]:
+    return [record._replace(kind=kind, targets=targets) for record in people(count, prefix="alias")]
+
+
+@pytest.mark.parametrize("kind", [Kind.ALIAS, Kind.GROUP, Kind.MAILBOX])
+def test_everybody_loses_the_targets_at_once(world: World, kind: Kind) -> None:
+    """A column or attribute that reads empty of a sudden: aliases and groups without targets would be local people whom
+    no store knows. They are held, said, and let go when it is mended."""
+    before = [*people(200), *aliases(30, kind=Kind.GROUP if kind is Kind.GROUP else Kind.ALIAS)]
+    world.sources["here"].records = before
+    world.sync()
+    world.sources["here"].records = [*people(200), *aliases(30, kind=kind, targets=()), Record("new", "example.com")]
+    report = world.sync()
+    assert (report.added, report.changed, report.held) == (1, 0, 30)
+    assert [(one.what, one.count) for one in world.reader.held()] == [("targets", 30)]
+    assert world.reader.targets("example.com", "alias00007", "here") == ("ann@o.example",)
+    assert world.sync().held == 30
+    world.sources["here"].records = before
+    assert world.sync().held == 0
+    assert world.reader.held() == ()
+
+
+def test_ordinary_losses_of_targets_are_taken_at_once(world: World) -> None:
+    """Ten of a small office, a fifth of many, and what a human accepts."""
+    world.sources["here"].records = aliases(60)
+    world.sync()
+    world.sources["here"].records = [*aliases(10, targets=()), *aliases(60)[10:]]
+    assert (world.sync().changed, world.reader.held()) == (10, ())
+    world.sources["here"].records = aliases(60)
+    world.sync()
+    world.sources["here"].records = [*aliases(12, targets=()), *aliases(60)[12:]]
+    assert (world.sync().changed, world.reader.held()) == (12, ())
+    world.sources["here"].records = aliases(60)
+    world.sync()
+    world.sources["here"].records = aliases(60, targets=())
+    assert world.sync().held == 60
+    assert world.sync(accept=["example.com"]).changed == 60
+    assert world.sync().held == 0
+
+
+@pytest.mark.parametrize("word", ["cloud", "nobody-knows"])
+def test_aliases_do_not_go_to_the_other_side_together(world: World, word: str) -> None:
+    """A location column that is suddenly filled is held for aliases as for mailboxes: their targets go on to decide."""
+    world.sources["here"].records = aliases(60)
+    world.sync()
+    world.sources["here"].records = [record._replace(location=word) for record in aliases(60)]
+    report = world.sync()
+    assert (report.changed, report.moved, report.held) == (0, 0, 60)
+    assert world.sync(accept=["example.com"]).held == 0

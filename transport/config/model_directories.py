@@ -66,7 +66,7 @@ class DirectoryTable(Table):
     max_shrink: Share = Field(
         0.2,
         description="Deletions are held back for a domain that loses more than this part of its addresses, and more "
-        "than `shrink_floor`, at once; suspensions too.",
+        "than `shrink_floor`, at once; suspensions, and aliases and groups that lose all targets, too.",
         examples=[0.2],
     )
     shrink_floor: Annotated[int, PlainValidator(values.whole(0, 10**9))] = Field(

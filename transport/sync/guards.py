@@ -64,6 +64,7 @@ def judge(case: Case) -> None:
     held = _removals(case, counts)
     _moves(case, counts, held)
     if any("C" in found for found in counts.values()):
+        _targets_lost(case)
         _suspensions(case)
 
 
@@ -253,6 +254,32 @@ def _moves(case: Case, counts: dict[int, dict[str, int]], replaced: set[int]) ->
             )
 
 
+def _targets_lost(case: Case) -> None:
+    """Hold aliases and groups that lose all targets where they are too many: mail for them would be local, and no store
+    knows them."""
+    lost = dict(case.connection.execute(f"SELECT x.domain, count(*) {_UNTARGETED} GROUP BY 1", (case.number,)))
+    for domain, count in lost.items():
+        if count <= case.directory.shrink_floor or case.accepts(case.name_of(domain)):
+            continue
+        before = case.connection.execute(
+            "SELECT count(*) FROM recipient WHERE domain = ? AND directory = ? AND kind > 0 AND targets > 0",
+            (domain, case.number),
+        ).fetchone()[0]
+        if count > case.directory.max_shrink * before:
+            why = f"{count} of {before} aliases and groups have no targets any more, all at once"
+            _hold_rows(case, domain, "targets", _UNTARGETED, count, why)
+
+
+_UNTARGETED = (
+    " FROM temp.diff x CROSS JOIN recipient r ON r.domain = x.domain AND r.local = x.local AND r.directory = ?1"
+    " CROSS JOIN temp.staged s ON s.domain = x.domain AND s.local = x.local"
+    " WHERE x.what = 'C' AND x.hold = 0 AND r.kind > 0 AND r.targets > 0 AND s.n = 0 AND s.active"
+    " AND s.location IS r.location"
+    " AND NOT EXISTS (SELECT 1 FROM temp.waved w WHERE w.domain = x.domain AND w.local = x.local)"
+)
+"""SQL: who was an alias or group with targets and stays where it is without any, in directory ?1."""
+
+
 def _suspensions(case: Case) -> None:
     """Hold suspensions that are too many: a policy service that believed them would refuse everybody's mail.
 
@@ -269,7 +296,8 @@ def _suspensions(case: Case) -> None:
         if count == active:
             ended[domain] = count
         elif count > directory.max_shrink * active:
-            _hold_suspended(case, domain, count, f"{count} of {active} active addresses are suspended at once")
+            why = f"{count} of {active} active addresses are suspended at once"
+            _hold_rows(case, domain, "suspended", _SUSPENDED, count, why)
     if not ended:
         return
     many = len(ended) > 1 and sum(ended.values()) > directory.max_shrink * case.rows
@@ -280,7 +308,8 @@ def _suspensions(case: Case) -> None:
         )
     )
     for domain, count in () if others else ended.items():
-        _hold_suspended(case, domain, count, f"all {count} active addresses are suspended at once")
+        why = f"all {count} active addresses are suspended at once"
+        _hold_rows(case, domain, "suspended", _SUSPENDED, count, why)
 
 
 _SUSPENDED = (
@@ -292,20 +321,16 @@ _SUSPENDED = (
 """SQL: who was active and is suspended now, in directory ?1."""
 
 
-def _hold_suspended(case: Case, domain: int, count: int, why: str) -> None:
-    locals_ = [
-        local
-        for (local,) in case.connection.execute(
-            f"SELECT x.local {_SUSPENDED} AND x.domain = ?2",
-            (case.number, domain),
-        )
-    ]
+def _hold_rows(case: Case, domain: int, what: str, rows: str, count: int, why: str) -> None:
+    """Hold the changes that `rows` (SQL, _UNTARGETED or _SUSPENDED) finds in a domain."""
+    found = case.connection.execute(f"SELECT x.local {rows} AND x.domain = ?2", (case.number, domain))
+    locals_ = [local for (local,) in found]
     case.connection.executemany(
         "UPDATE temp.diff SET hold = 3 WHERE domain = ? AND local = ?", [(domain, local) for local in locals_]
     )
     name = case.name_of(domain)
     examples = tuple(external(local, name) for local in locals_[:EXAMPLES])
-    case.held.append(HeldChange(name, "suspended", count, examples, why))
+    case.held.append(HeldChange(name, what, count, examples, why))
 
 
 def _flips(case: Case, domain: int, ours: Domain, names: dict[int, str], replaced: bool) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ EXAMPLES = 20
 class HeldChange:
     """Changes of one domain that a guard holds back. domain "" is the whole directory.
 
-    what: removed, moved or suspended.
+    what: removed, moved, suspended, or targets (all of an alias's or group's are gone).
     """
 
     domain: str

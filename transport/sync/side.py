@@ -13,7 +13,8 @@ from transport.record import Kind
 HERE = "local"
 THERE = "relay"
 NOWHERE = "temp"  # a location word that nobody explained
-NONE = ""  # not listed, or an alias, whose targets decide
+TARGETS = "targets"  # an alias or group here: its targets decide
+NONE = ""  # not listed
 
 
 class Place(NamedTuple):
@@ -47,7 +48,7 @@ def side(domain: Domain, rows: Mapping[str, Place]) -> str:
     for name in domain.local:
         row = rows.get(name)
         if row is not None:
-            return HERE if row.kind == Kind.MAILBOX else NONE
+            return HERE if row.kind == Kind.MAILBOX else TARGETS
     for name in domain.remote:
         if name in rows:
             return THERE
@@ -55,7 +56,12 @@ def side(domain: Domain, rows: Mapping[str, Place]) -> str:
 
 
 def moves(before: str, after: str) -> bool:
-    """Whether this is a change of side. A location that nobody explained counts: it stops mail that flowed."""
+    """Whether this is a change of side. A location that nobody explained counts: it stops mail that flowed.
+
+    An alias that becomes a mailbox here is none: what it loses of its targets is judged by itself.
+    """
+    if before == TARGETS:
+        return after in (THERE, NOWHERE)
     return before in (HERE, THERE) and after in (HERE, THERE, NOWHERE) and before != after
 
 
