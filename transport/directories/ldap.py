@@ -56,14 +56,14 @@ class LdapSource:
     def _records(self, listing: Listing) -> Iterator[Record]:
         self.ring.rewind()
         link = self._first_that_answers(monotonic() + BULK)
-        listing.server = link.url
+        listing.server = link.server
         try:
             from transport.directories.ldap_changes import first_cookie
 
             listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
             yield from self._stream(link, listing.skipped)
         except Broken as broken:
-            self.ring.failed(link.url)
+            self.ring.failed(link.url, link.address)
             raise broken.fault from None
         finally:
             link.close()
@@ -111,7 +111,7 @@ class LdapSource:
             records: list[Record] = []
             for start in range(0, len(terms), _TERMS):
                 records += self._look_up(link, terms[start : start + _TERMS], end)
-            return Found(matching(records, addresses), link.url, people(records))
+            return Found(matching(records, addresses), link.server, people(records))
 
         return self._somewhere(work, end)
 
@@ -186,7 +186,7 @@ class LdapSource:
         try:
             return changes_since(link, self.options, self._entries, self.filter, cookie, limit)
         except Broken as broken:
-            self.ring.failed(link.url)
+            self.ring.failed(link.url, link.address)
             raise broken.fault from None
         finally:
             link.close()
@@ -205,16 +205,15 @@ class LdapSource:
                 link = Link(self.options, url, max(0.05, share))
             except Broken as broken:
                 fault = broken.fault
-                self.ring.failed(url)
                 continue
-            self.ring.good(url)
+            self.ring.good(link)
             return link
         assert fault is not None
         raise fault
 
     def _somewhere(self, work: Callable[[Link], _Result], end: float) -> _Result:
         """Do it on the connection that is open, or on a new one; once more when the open one had died."""
-        if self._link is not None and (not self._link.open or self._link.url != self.ring.current):
+        if self._link is not None and (not self._link.open or not self.ring.leads_to(self._link)):
             self._drop()
         reused = self._link is not None
         while True:
@@ -227,7 +226,7 @@ class LdapSource:
                 self._drop()
                 late = isinstance(broken.fault, DirectoryTimeout)
                 if late or not reused:
-                    self.ring.failed(link.url)
+                    self.ring.failed(link.url, link.address)
                 others = len(self.ring.urls) > 1 and link.url != self.ring.current
                 if late or monotonic() >= end or not (reused or others):
                     raise broken.fault from None

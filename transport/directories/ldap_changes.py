@@ -47,7 +47,7 @@ def first_cookie(link: Link, options: LdapOptions) -> bytes:
         if _SYNC_REQUEST in root.get("supportedControl", ()):
             stamps = _context_csn(link, root, options.base)
             if stamps:
-                return _packed({"server": link.url, "sync": f"rid=000,csn={';'.join(stamps)}"})
+                return _packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}"})
     except _Fault:
         pass  # a listing needs no mark: without one every sync is a compare
     return b""
@@ -63,8 +63,8 @@ def changes_since(
         mark = {}
     if not isinstance(mark, dict) or not mark:
         return _doubt(link, "the server does not tell of changes")
-    if mark.get("server") != link.url:
-        return _doubt(link, f"the last listing came from {mark.get('server')}, now {link.url} answers")
+    if mark.get("server") != link.server:
+        return _doubt(link, f"the last listing came from {mark.get('server')}, now {link.server} answers")
     if "sync" in mark:
         return _content_sync(link, options, entries, wanted, str(mark["sync"]), limit)
     if "usn" in mark:
@@ -73,7 +73,7 @@ def changes_since(
 
 
 def _doubt(link: Link, why: str) -> Changes:
-    return Changes(full_needed=True, why=why, server=link.url)
+    return Changes(full_needed=True, why=why, server=link.server)
 
 
 def _packed(mark: Mapping[str, Any]) -> bytes:
@@ -170,9 +170,9 @@ def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: st
     return Changes(
         upserts=upserts,
         deletes=refresh.deletes,
-        cookie=_packed({"server": link.url, "sync": refresh.cookie or cookie}),
+        cookie=_packed({"server": link.server, "sync": refresh.cookie or cookie}),
         present=None if refresh.present is None else frozenset(refresh.present),
-        server=link.url,
+        server=link.server,
         removals=not by_membership(wanted),
         additions=not by_membership(wanted),
     )
@@ -284,7 +284,7 @@ def _usn_mark(link: Link, root: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     values = raw.get("invocationId") or ()
     if not values:
         raise DirectoryError("the controller's invocationId cannot be read")
-    return {"server": link.url, "service": service, "invocation": values[0].hex(), "usn": number}
+    return {"server": link.server, "service": service, "invocation": values[0].hex(), "usn": number}
 
 
 def _usn_changed(
@@ -327,7 +327,7 @@ def _usn_changed(
         upserts=upserts,
         deletes=deleted or (),
         cookie=_packed(now),
-        server=link.url,
+        server=link.server,
         removals=deleted is not None and not by_membership(wanted),
         additions=not by_membership(wanted),
     )

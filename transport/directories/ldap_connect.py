@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import ssl
 from collections.abc import Iterator, Sequence
 from math import ceil
-from pathlib import Path
 from time import monotonic
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import ldap3
 from ldap3.core.exceptions import (
@@ -30,6 +27,7 @@ from ldap3.utils.asn1 import decode_message_fast
 from transport.config.settings import LdapOptions
 from transport.directories import ldap_request
 from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.ldap_server import password_of, server_of
 from transport.directories.watchdog import Guard, shut
 
 BULK = 120.0
@@ -71,33 +69,50 @@ class Broken(Exception):  # noqa: N818  ends a connection, is nobody's error
 
 
 class Ring:
-    """The servers of one directory, shared by the sources of all threads: they agree on one of them."""
+    """The servers of one directory, shared by the sources of all threads: they agree on one of them.
+
+    A name that has several addresses (a domain of Active Directory, a pool) is several servers, of which each may be
+    behind the others: all connections go to the same one while it answers.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.urls = tuple(urls)
         self.current = self.urls[0]
-        self._bad: dict[str, float] = {}
+        self._bad: dict[str | tuple[str, str], float] = {}
+        self._address: dict[str, str] = {}  # of the server that a URL's name stands for at present
 
     def order(self) -> list[str]:
         """Which to try, best first: the current one, then the others in order, failed ones last."""
         now = monotonic()
         return sorted(self.urls, key=lambda url: (self._bad.get(url, 0.0) > now, url != self.current))
 
+    def sorted(self, url: str, addresses: Sequence[str]) -> list[str]:
+        """The addresses of a URL's name, in the same way."""
+        now = monotonic()
+        held = self._address.get(url)
+        return sorted(addresses, key=lambda one: (self._bad.get((url, one), 0.0) > now, one != held))
+
+    def leads_to(self, link: Link) -> bool:
+        """Whether a new connection would come out at the same server as this one."""
+        return link.url == self.current and self._address.get(link.url) == link.address
+
     def rewind(self) -> None:
         """Go back to the first server that did not fail lately; called when a new listing begins."""
         now = monotonic()
         self.current = next((url for url in self.urls if self._bad.get(url, 0.0) <= now), self.current)
 
-    def failed(self, url: str) -> None:
+    def failed(self, url: str, address: str) -> None:
         """Leave a server alone for a while."""
-        self._bad[url] = monotonic() + _RETRY_AFTER
+        self._bad[url] = self._bad[url, address] = monotonic() + _RETRY_AFTER
         if url == self.current:
             self.current = self.order()[0]
 
-    def good(self, url: str) -> None:
+    def good(self, link: Link) -> None:
         """This one answers."""
-        self._bad.pop(url, None)
-        self.current = url
+        self._bad.pop(link.url, None)
+        self._bad.pop((link.url, link.address), None)
+        self.current = link.url
+        self._address[link.url] = link.address
 
 
 _rings: dict[tuple[str, ...], Ring] = {}
@@ -109,11 +124,16 @@ def ring_of(urls: Sequence[str]) -> Ring:
 
 
 class Link:
-    """One bound connection to one server."""
+    """One bound connection to one server.
+
+    server: which one it is: its URL, and its address where the URL has a name, which may stand for several servers.
+    address: its address, "" of a socket.
+    """
 
     def __init__(self, options: LdapOptions, url: str, timeout: float) -> None:
         """Connect, start TLS and bind within `timeout` seconds. Raises DirectoryError, Broken for the network."""
-        self.url = url
+        self.url = self.server = url
+        self.address = ""
         self._options = options
         self._connection: Any = None
         expired = Guard(timeout, self._end)
@@ -122,17 +142,24 @@ class Link:
                 self._open(timeout)
         except (LDAPExceptionError, OSError, ValueError) as error:
             self.close()
+            ring_of(options.url).failed(url, self.address)
             raise Broken(_fault_of(error, url, expired=expired.expired)) from None
+        except Broken:
+            self.close()
+            ring_of(options.url).failed(url, self.address)
+            raise
         except BaseException:
             self.close()
             raise
 
     def _open(self, timeout: float) -> None:
         options, seconds = self._options, max(1, ceil(timeout))
+        ring = ring_of(options.url)
+        server = server_of(options, self.url, timeout, lambda found: ring.sorted(self.url, found))
         self._connection = connection = ldap3.Connection(
-            _server(options, self.url, timeout),
+            server,
             user=options.bind_dn or None,
-            password=_password(options) if options.bind_dn else None,
+            password=password_of(options) if options.bind_dn else None,
             authentication=ldap3.SIMPLE if options.bind_dn else ldap3.ANONYMOUS,
             client_strategy=ldap3.SYNC,
             auto_bind=ldap3.AUTO_BIND_NONE,
@@ -143,7 +170,12 @@ class Link:
             receive_timeout=seconds,  # an int: anything else is a struct.error on Unix
             raise_exceptions=False,
         )
-        connection.open(read_server_info=False)
+        try:
+            connection.open(read_server_info=False)
+        finally:
+            self.address = server.tried
+        if server.named:
+            self.server = f"{self.url} ({self.address})"
         if options.starttls and not self.url.startswith(("ldaps:", "ldapi:")):
             connection.start_tls(read_server_info=False)
         connection.bind(read_server_info=False)
@@ -306,61 +338,6 @@ class Link:
         if held is not None:
             with contextlib.suppress(Exception):  # whatever ldap3 raises: it is given up
                 held.strategy.close()  # without the unbind request, which a hung server would not read
-
-
-class _Tls(ldap3.Tls):  # type: ignore[misc]  # ldap3 has no types
-    """TLS as the standard library does it: chain and name are checked by OpenSSL, IP addresses too.
-
-    ldap3's own check of the name takes no addresses from Python 3.12 on.
-    """
-
-    def __init__(self, ca_file: str, host: str) -> None:
-        super().__init__(validate=ssl.CERT_REQUIRED, ca_certs_file=ca_file or None)
-        self._context = ssl.create_default_context(cafile=ca_file or None)
-        self._host = host
-
-    def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
-        """ldap3 calls this for ldaps:// and StartTLS alike."""
-        connection.socket = self._context.wrap_socket(
-            connection.socket, server_hostname=self._host, do_handshake_on_connect=False
-        )
-        connection.socket.do_handshake()  # apart, so that the watchdog finds the socket
-
-
-def _server(options: LdapOptions, url: str, timeout: float) -> Any:
-    if url.startswith("ldapi:"):
-        return ldap3.Server(url, get_info=ldap3.NONE)
-    parts = urlsplit(url)
-    secure = parts.scheme == "ldaps"
-    if parts.scheme not in ("ldap", "ldaps") or not parts.hostname:
-        raise DirectoryError(f"{url} is no LDAP URL", "write ldap://HOST, ldaps://HOST or ldapi://%2Fpath")
-    tls = None
-    if secure or options.starttls:
-        if options.ca_file and not Path(options.ca_file).is_file():
-            raise DirectoryError(f"ca_file {options.ca_file} does not exist", "name a PEM file with the CA")
-        tls = _Tls(options.ca_file, unquote(parts.hostname))
-    return ldap3.Server(
-        parts.hostname,
-        port=parts.port or (636 if secure else 389),
-        use_ssl=secure,
-        tls=tls,
-        get_info=ldap3.NONE,
-        connect_timeout=max(0.05, timeout),
-    )
-
-
-def _password(options: LdapOptions) -> str:
-    """What bind_password_file holds. An empty one would be an anonymous bind that succeeds (RFC 4513 5.1.2)."""
-    if not options.bind_password_file:
-        raise DirectoryError("bind_dn without bind_password_file", "name the file that holds the password")
-    try:
-        password = Path(options.bind_password_file).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise DirectoryError(f"{options.bind_password_file}: {why}", "let this user read the password file") from None
-    if not password:
-        raise DirectoryError(f"{options.bind_password_file} is empty", "write the password of bind_dn into it")
-    return password
 
 
 def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryError:
