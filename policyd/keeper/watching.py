@@ -16,8 +16,16 @@ POLL = 1.0
 """Seconds between two looks, and at least 20 times what a look takes: a host may have thousands of files."""
 
 
+RESTS = 2
+"""Looks for which a file that is written in place must be the same: half a list looks like a list."""
+
+
 class FileWatch:
-    """stamp: what the last look found, None before the first. changed: called in the loop when that is another."""
+    """stamp: what is to be read or was, None before the first look. changed: called in the loop when that is another.
+
+    A file that takes another one's place is told at once; one that is written in place once it is left alone. One that
+    never is, is read every five minutes all the same (`policyd.keeper.syncing`).
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, directory: Directory, changed: Callable[[], None]) -> None:
         assert isinstance(directory.options, FileOptions)
@@ -28,6 +36,8 @@ class FileWatch:
         self._loop = loop
         self._changed = changed
         self._closed = threading.Event()
+        self._seen: Stamp | None = None  # of a file that is being written in place
+        self._rested = 0
         try:
             threading.Thread(target=self._run, name=f"watch-{directory.name}", daemon=True).start()
         except RuntimeError as error:  # at the limit of threads: it is read now and then all the same
@@ -38,6 +48,17 @@ class FileWatch:
         """Look now, in the calling thread."""
         return stamp(self.options, self.domains)
 
+    def is_news(self, found: Stamp) -> bool:
+        """Whether what a look found is to be read now."""
+        seen, self._seen = self._seen, found
+        if found == self.stamp:
+            return False
+        # of a cPanel host it is many files, which cPanel replaces
+        if self.stamp is None or found[0] != self.stamp[0] or self.options.format.startswith("cpanel"):
+            return True
+        self._rested = self._rested + 1 if found == seen else 0
+        return self._rested >= RESTS
+
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
@@ -47,7 +68,7 @@ class FileWatch:
             began = time.monotonic()
             found = self.look()
             self.pause = max(POLL, 20 * (time.monotonic() - began))
-            if found != self.stamp:
+            if self.is_news(found):
                 self.stamp = found
                 try:
                     self._loop.call_soon_threadsafe(self._changed)
