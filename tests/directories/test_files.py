@@ -326,6 +326,54 @@ def test_a_cpanel_tree_with_a_part_missing_is_a_fault(tmp_path: Path, gone: str)
         records(FileSource("here", FileOptions(str(tmp_path), "cpanel"), ("example.com",)).list())
 
 
+def test_a_cpanel_host_whose_domains_are_cut_is_a_fault(tmp_path: Path) -> None:
+    """In the midst of a line of etc/userdomains, wherever: a domain without an owner is one without people."""
+    cpanel_tree(tmp_path)
+    path = tmp_path / "etc/userdomains"
+    whole = path.read_text()
+    everyone = records(FileSource("here", FileOptions(str(tmp_path), "cpanel"), ("example.com", "example.net")).list())
+    lines = whole.index("example.org")
+    for end in range(lines - len("example.net: alice"), lines - 1):
+        path.write_text(whole[:end])
+        source = FileSource("here", FileOptions(str(tmp_path), "cpanel"), ("example.com", "example.net"))
+        if whole[:end].endswith("alice"):
+            assert records(source.list()) == everyone
+        else:
+            with pytest.raises(DirectoryError):
+                records(source.list())
+
+
+@pytest.mark.parametrize("name", ["home2/alice/etc/example.com/passwd", "etc/valiases/example.com", "etc/userdomains"])
+def test_a_file_of_a_cpanel_host_with_zeros_is_a_fault(tmp_path: Path, name: str) -> None:
+    """What a crash leaves of a file: who stood there has not left."""
+    cpanel_tree(tmp_path)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[:20] + bytes(len(data) - 20))
+    with pytest.raises(DirectoryError, match="zeros"):
+        records(FileSource("here", FileOptions(str(tmp_path), "cpanel"), ("example.com", "example.net")).list())
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "giant", "loop"])
+def test_what_an_accounts_owner_puts_in_place_of_a_file_is_a_fault_at_once(tmp_path: Path, what: str) -> None:
+    """HOME/etc is the customer's: nobody waits for a pipe there, or reads a device or a sparse giant without end."""
+    cpanel_tree(tmp_path)
+    path = tmp_path / "home2/alice/etc/example.com/passwd"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "folder":
+        path.mkdir()
+    elif what == "giant":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    else:
+        path.symlink_to(path)
+    with pytest.raises(DirectoryError, match="passwd"):
+        records(FileSource("here", FileOptions(str(tmp_path), "cpanel"), ("example.com", "example.net")).list())
+
+
 POPS = """{"apiversion":3,"func":"list_pops","module":"Email","result":{"data":[
  {"email":"alice","login":"Main Account","suspended_incoming":0,"suspended_login":0},
  {"email":"ann@example.com","login":"ann@example.com","suspended_incoming":0,"suspended_login":1},

@@ -10,7 +10,9 @@ homes), HOME/etc/DOMAIN/passwd (mailboxes), HOME/etc/.NAME@DOMAIN.suspended_inco
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ MAILMAN = "usr/local/cpanel/3rdparty/mailman/lists"
 _LIST_ADDRESSES = (
     "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
 )  # fmt: skip
+_LARGEST = 64 << 20  # octets of one file; the largest host's have a few
 _RIGHTS = "let the daemon's user read it and enter its folders (an ACL on HOME and HOME/etc), or run it as root"
 # between the targets of one line; not inside quotes
 _TARGET = re.compile(rf"(?:{QUOTED}|[^,])+")
@@ -50,12 +53,23 @@ class Tree:
 
     def _read(self, path: Path) -> str | None:
         try:
-            text = path.read_text("utf-8", "surrogateescape").removeprefix("\ufeff")
-            self.newest = max(self.newest, path.stat().st_mtime)
+            # accounts' owners may put anything there: a pipe would be waited for, a device read without end
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                before = os.fstat(file.fileno())
+                if not stat.S_ISREG(before.st_mode) or before.st_size > _LARGEST:
+                    raise DirectoryError(f"{path} is no file of cPanel's", "who put a pipe, a folder or a giant there?")
+                data = file.read()
+                after = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as fault:
             raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or len(data) != after.st_size:
+            raise DirectoryError(f"{path} is being written", "it is read again")
+        text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
+        if "\0\0" in text:  # what a crash leaves of a file
+            raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", "let cPanel write it anew")
+        self.newest = max(self.newest, after.st_mtime)
         return text
 
     def _exists(self, path: Path) -> bool:
@@ -72,6 +86,10 @@ class Tree:
         text = self.text(name)
         if text is None:
             raise DirectoryError(f"{self.root / name} does not exist", "is this the root folder of a cPanel host?")
+        if text and not text.endswith("\n") and not text.rpartition("\n")[2].partition(":")[2].strip():
+            raise DirectoryError(
+                f"{self.root / name} looks half written: its last line ends in a name", "is cPanel just writing it?"
+            )
         return {key: value for key, value in _pairs(text) if key != "*" and value and value != "nobody"}
 
     def main_domain(self, account: str) -> str:
