@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers import Postgres
-from transport.config.settings import SqlOptions
+from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError
 from transport.directories.sql import SqlSource
+from transport.directories.sql_listen import Listener
 from transport.record import Record
 
 pytestmark = pytest.mark.directory
@@ -145,3 +147,38 @@ def test_who_is_refused_is_told_why(
     finally:
         postgres.sql(after)
     assert hint in caught.value.hint
+
+
+def test_a_password_that_was_changed_is_read_again(
+    postgres: Postgres, sources: list[SqlSource], tmp_path: Path
+) -> None:
+    """Its file is rewritten and nothing reloaded: look-ups, listings and LISTEN go on with the next connection."""
+    postgres.database("passwords", "CREATE TABLE r (address text); INSERT INTO r VALUES ('ann@example.com')")
+    secret = tmp_path / "secret"
+    secret.write_text("o/l:d@1\n")
+    secret.chmod(0o600)
+    postgres.sql("DROP ROLE IF EXISTS changing; CREATE ROLE changing LOGIN PASSWORD 'o/l:d@1'")
+    postgres.sql("GRANT SELECT ON r TO changing", "passwords")
+    hba = postgres.folder / "data" / "pg_hba.conf"
+    before = hba.read_text()
+    hba.write_text(f"host all changing 127.0.0.1/32 scram-sha-256\n{before}")
+    try:
+        postgres.sql("SELECT pg_reload_conf()")
+        url = postgres.url_of("passwords", "changing", "o/l:d@1")
+        options = SqlOptions(url, "SELECT address FROM r", password_file=str(secret))
+        source = SqlSource("here", options)
+        sources.append(source)
+        assert len(source.ask(NAMES, 2).records) == 1
+        postgres.sql(
+            "ALTER ROLE changing PASSWORD 'n%e/w';"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'changing'"
+        )
+        with pytest.raises(DirectoryError, match="password"):
+            source.ask(NAMES, 2)
+        secret.write_text("n%e/w\n")
+        assert len(source.ask(NAMES, 2).records) == 1
+        assert len(list(source.list().records)) == 1
+        Listener(Directory("here", "sql", options, b"")).close()
+    finally:
+        hba.write_text(before)
+        postgres.sql("SELECT pg_reload_conf()")

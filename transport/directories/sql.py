@@ -32,6 +32,7 @@ from transport.directories.sql_connect import (
     is_untranslatable,
     lenient_text,
     sqlite_path,
+    with_present_password,
 )
 from transport.directories.sql_explain import Explained, explain
 from transport.directories.sql_values import times_as_text
@@ -309,6 +310,10 @@ class SqlSource:
             raise fault_of(error, self.options.url) from None
 
     def _connect(self, *, live: bool) -> Connection:
+        options = with_present_password(self.options)
+        if options.url != self.options.url:
+            self.options = options
+            self._engines.clear()  # they hold no connections
         engine = self._engines.get(live)
         if engine is None:
             engine = self._engines[live] = engine_of(self.options.url, live=live)

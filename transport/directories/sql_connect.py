@@ -7,6 +7,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.pool import NullPool
 
+from transport.config import secrets
+from transport.config.errors import Wrong
+from transport.config.settings import SqlOptions
 from transport.directories.base import DirectoryError, DirectoryTimeout
 from transport.directories.sql_values import prepare, times_as_text
 from transport.directories.watchdog import shut
@@ -73,6 +77,20 @@ _TIMEOUT = re.compile(
     r"timeout|timed out|statement timeout|max_statement_time|maximum statement execution time|interrupted"
     r"|database is locked|database table is locked|lock wait"
 )
+
+
+def with_present_password(options: SqlOptions) -> SqlOptions:
+    """The options with what `password_file` holds now: who changes a password writes it there, and reloads nobody.
+
+    A file that cannot be read, or is open to others, changes nothing.
+    """
+    if not options.password_file:
+        return options
+    try:
+        password = secrets.check_file(Path(options.password_file))
+    except Wrong:
+        return options
+    return replace(options, url=secrets.with_password(secrets.without_password(options.url), password))
 
 
 def engine_of(url: str, *, live: bool) -> Engine:

@@ -18,7 +18,7 @@ from transport.address import parse
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError
 from transport.directories.schemas import sql_options
-from transport.directories.sql_connect import LIVE, end_call, engine_of, fault_of
+from transport.directories.sql_connect import LIVE, end_call, engine_of, fault_of, with_present_password
 from transport.directories.watchdog import Guard
 
 CHANNEL = "splitmx"
@@ -47,7 +47,7 @@ class Listener:
 
     def __init__(self, directory: Directory) -> None:
         assert isinstance(directory.options, SqlOptions)
-        options = sql_options(directory.options)
+        options = with_present_password(sql_options(directory.options))
         proxied: PoolProxiedConnection | None = None
         raw: Any = None
         try:
