@@ -139,6 +139,18 @@ def test_the_other_name_of_an_attribute_is_that_attribute(slapd: Slapd, make: Ma
     assert list(source.ask([ANN], 1).records) == everyone
 
 
+def test_a_value_with_a_language_is_a_value(slapd: Slapd, make: Make) -> None:
+    """`mail;lang-de` is found by a filter for `mail`, and came back under a name that nobody read."""
+    for uid, lines in (
+        ("ann", "mail;lang-de: ann@example.com"),
+        ("bob", "mail: b@example.com\nmail;lang-de: bob@example.com"),
+    ):
+        slapd.ldif(f"dn: uid={uid},{slapd.base}\nobjectClass: inetOrgPerson\ncn: {uid}\nsn: {uid}\n{lines}\n")
+    everyone = {"ann@example.com", "b@example.com", "bob@example.com"}
+    assert set(listed(make().list())) == everyone
+    assert {record.local for record in make().ask([ANN, ("bob", "example.com")], 1).records} == {"ann", "bob"}
+
+
 def test_nonsense_is_skipped_and_counted(slapd: Slapd, make: Make) -> None:
     """Values that are no address, two at once, and entries with nothing usable."""
     slapd.person("ann", "ann@example.com", mailAlternateAddress=["nobody", "a@example.com b@example.com"])

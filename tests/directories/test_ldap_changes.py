@@ -191,6 +191,24 @@ def test_doubt_asks_for_a_compare(server: Slapd, tmp_path: Path) -> None:
     assert changes.deletes in ((), [])
 
 
+def test_people_without_keys_are_not_followed_by_key(tmp_path: Path) -> None:
+    """Where entryUUID may not be read, nobody knows whose deletion the server tells of: every sync is a compare."""
+    hidden = (
+        "access to attrs=entryUUID by * none\naccess to attrs=userPassword by anonymous auth\naccess to * by * read"
+    )
+    private = Slapd(extra=hidden)
+    try:
+        private.person("ann", "ann@example.com")
+        reader = f"cn=reader,{private.suffix}"
+        private.ldif(f"dn: {reader}\nobjectClass: person\ncn: reader\nsn: reader\nuserPassword: {private.password}\n")
+        source = LdapSource("corp", replace(options_of(private, tmp_path), bind_dn=reader))
+        listing = source.list()
+        assert [(record.local, record.entry) for record in listing.records] == [("ann", None)]
+        assert listing.cookie == b""
+    finally:
+        private.close()
+
+
 def test_a_server_without_content_sync_has_no_cookie(tmp_path: Path) -> None:
     """Then every sync is a compare."""
     bare = Slapd(content_sync=False)

@@ -61,15 +61,15 @@ class LdapSource:
             from transport.directories.ldap_changes import first_cookie
 
             listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
-            yield from self._stream(link, listing.skipped)
+            yield from self._stream(link, listing)
         except Broken as broken:
             self.ring.failed(link.url, link.address)
             raise broken.fault from None
         finally:
             link.close()
 
-    def _stream(self, link: Link, skipped: Skipped) -> Iterator[Record]:
-        options, entries = self.options, self._entries
+    def _stream(self, link: Link, listing: Listing) -> Iterator[Record]:
+        options, entries, skipped = self.options, self._entries, listing.skipped
         suspended: set[bytes] = set()
         if options.suspended_filter:
             both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
@@ -89,6 +89,8 @@ class LdapSource:
             entry = entries.read(found, skipped, suspended=key in suspended, members=members.get(key, ()))
             if entry is None:
                 continue
+            if entry.key is None:
+                listing.cookie = b""  # the server may tell whose key is gone: whose that was would not be known
             if key in needed:
                 needed[key] = entry.primary
             if entry.members:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import ldap3
+from ldap3.utils.ciDict import CaseInsensitiveDict
 from ldap3.utils.conv import escape_filter_chars
 
 from transport.address import external
@@ -89,7 +90,7 @@ class Entries:
         self, found: Mapping[str, Any], skipped: Skipped, *, suspended: bool, members: Sequence[bytes] = ()
     ) -> Entry | None:
         """One search result as an entry, None when it holds no address or a kind nobody knows (noted)."""
-        options, raw = self._options, found["raw_attributes"]
+        options, raw = self._options, _whole(found["raw_attributes"])
         addresses, primary = self._addresses(found["dn"], raw, skipped)
         if not addresses:
             return None
@@ -225,7 +226,7 @@ class Entries:
             raise
         for message in messages:
             if message["type"] == "searchResEntry":
-                return self._addresses(name, message["raw_attributes"], Skipped())[1]
+                return self._addresses(name, _whole(message["raw_attributes"]), Skipped())[1]
         return ""
 
     def has_member_of(self, found: Mapping[str, Any]) -> bool:
@@ -243,10 +244,25 @@ class Entries:
             )
             for message in messages:
                 if message["type"] == "searchResEntry":
-                    primary = self._addresses(message["dn"], message["raw_attributes"], Skipped())[1]
+                    primary = self._addresses(message["dn"], _whole(message["raw_attributes"]), Skipped())[1]
                     found[dn_key(message["raw_dn"])] = primary or _MISSING
             if not cookie:
                 return found
+
+
+def _whole(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Attributes with those of their values that bear an option: `mail;lang-de` is a subtype of `mail`, which a filter
+    finds (RFC 4512 section 2.5.2.1). Ranges are no subtypes."""
+    others = [key for key in raw if ";" in key and not _RANGE.match(key)]
+    if not others:
+        return raw
+    whole: dict[str, Any] = CaseInsensitiveDict()
+    for key in raw:
+        whole[key] = raw[key]
+    for key in others:
+        name = key.partition(";")[0]
+        whole[name] = [*(whole.get(name) or ()), *raw[key]]
+    return whole
 
 
 def _text(value: bytes) -> str:
