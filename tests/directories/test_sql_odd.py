@@ -89,6 +89,23 @@ def test_a_limit_of_the_server_cuts_no_listing(mariadb: MariaDb, how: str) -> No
         source.close()
 
 
+@pytest.mark.parametrize(
+    "change", ["VARCHAR(99) COLLATE utf8mb4_bin", "VARBINARY(99)", "VARCHAR(99) COLLATE utf8mb4_unicode_ci"]
+)
+@pytest.mark.parametrize("beside", [[("ann", "example.com")], []])
+def test_a_column_that_is_given_another_collation(mariadb: MariaDb, change: str, beside: list[tuple[str, str]]) -> None:
+    """While we are connected: who stands there in capitals is found as before, with and without a canary beside."""
+    rows = "INSERT INTO r VALUES ('ann@example.com'), ('Bob@Example.com')"
+    for first in ("VARCHAR(99) COLLATE utf8mb4_general_ci", "VARBINARY(99)"):
+        url = mariadb.database("altered", f"CREATE TABLE r (address {first}); {rows}")
+        source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+        asked = [("bob", "example.com"), *beside]
+        assert len(source.ask(asked, 2).records) == len(asked)
+        mariadb.sql(f"ALTER TABLE r MODIFY address {change}", "altered")
+        assert len(source.ask(asked, 2).records) == len(asked)
+        source.close()
+
+
 def test_a_state_with_decimals_is_a_state(database: Database) -> None:
     """NUMERIC(4,2), or an average, as drivers give it: 0.00 is no, not an unknown word."""
     database.run("CREATE TABLE r (address VARCHAR(99), active NUMERIC(4,2))")

@@ -8,7 +8,6 @@ what was asked, so that no collation decides.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -34,17 +33,27 @@ from transport.directories.sql_connect import (
     sqlite_path,
     with_present_password,
 )
+from transport.directories.sql_driver import (
+    Disconnected,
+    NotUtf8,
+    Untranslatable,
+    drivers_errors,
+    let_go,
+    original_of,
+    padded_in,
+    unpadded,
+)
 from transport.directories.sql_explain import Explained, explain
 from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
 from transport.record import Record
 
 _ROWS = 2000  # rows a fetch
-_BPCHAR = 1042  # PostgreSQL's OID of CHAR(n), whose values come padded with blanks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ADDRESSES = re.compile(r"\(\s*:addresses\s*\)")
 # MariaDB and MySQL: collations that compare without regard to case, for which lower() only hides the index
 _CASELESS = re.compile(r"_ci$|_ci_|_ai_ci")
+_COLLATION = "splitmx_collation"
 
 
 def plain(query: str) -> str:
@@ -76,6 +85,7 @@ class SqlSource:
         self._file: tuple[int, int] | None = None  # of a SQLite database: device and inode when it was opened
         self._path = sqlite_path(options.url)
         self._statement: TextClause | None = None
+        self._collation = ""  # that the statement was made for (MariaDB and MySQL)
 
     def list(self) -> Listing:
         """Everyone, as a stream out of one read-only transaction; the same address may come twice."""
@@ -87,7 +97,7 @@ class SqlSource:
         """The rows; once more from the start, leniently, when SQLite holds text that is not UTF-8."""
         try:
             yield from self._stream(listing, lenient=False)
-        except _NotUtf8:
+        except NotUtf8:
             listing.skipped.count = 0
             listing.skipped.first.clear()
             yield from self._stream(listing, lenient=True)
@@ -102,7 +112,7 @@ class SqlSource:
                 listing.cookie = self._first_cookie(connection, listing.skipped)
             yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
         finally:
-            _close(connection)
+            let_go(connection)
 
     def _rows(
         self, connection: Connection, raw: Any, clause: TextClause, values: dict[str, Any], skipped: Skipped
@@ -116,7 +126,7 @@ class SqlSource:
             expired = guard.expired
             columns = list(result.keys())
             self._need_address(columns)
-            padded = _padded(result.cursor)
+            padded = padded_in(result.cursor)
             # SQLAlchemy's result holds the first rows of a server-side cursor; SQLite's own is read directly
             source: Any = result.cursor if isinstance(raw, sqlite3.Connection) else result
             while True:
@@ -125,11 +135,11 @@ class SqlSource:
                 expired = guard.expired
                 if not rows:
                     break
-                yield from records_of(_unpadded(rows, padded) if padded else rows, columns, skipped)
+                yield from records_of(unpadded(rows, padded) if padded else rows, columns, skipped)
             result.close()
-        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
-            if isinstance(_original(error), sqlite3.OperationalError) and "decode to UTF-8" in str(error):
-                raise _NotUtf8 from None
+        except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
+            if isinstance(original_of(error), sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+                raise NotUtf8 from None
             raise fault_of(error, self.options.url, expired=expired) from None
 
     def _need_address(self, columns: Sequence[str]) -> None:
@@ -158,7 +168,7 @@ class SqlSource:
             except DirectoryTimeout:
                 self._drop()
                 raise
-            except _Disconnected as error:
+            except Disconnected as error:
                 self._drop()
                 # a connection that was kept may have been closed by the other side long ago
                 if not reused or monotonic() > end:
@@ -172,18 +182,18 @@ class SqlSource:
         """
         try:
             return self._ask(values, end)
-        except _Untranslatable:
+        except Untranslatable:
             pass
         plain_ = [word for word in values if word.isascii()]
         try:
             records = [*self._ask(plain_, end)] if plain_ else []
-        except _Untranslatable as found:
+        except Untranslatable as found:
             raise found.fault from None
         for word in values:
             if not word.isascii():
                 try:
                     records += self._ask([word], end)
-                except _Untranslatable as found:
+                except Untranslatable as found:
                     if self._holds(word, end):
                         raise found.fault from None
         return records
@@ -200,7 +210,7 @@ class SqlSource:
         try:
             with Guard(max(0.001, end - monotonic()), lambda: end_call(raw)) as guard:
                 connection.execute(text("SELECT length(CAST(:word AS text))"), {"word": word})
-        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+        except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             if is_untranslatable(error):
                 return False
             self._drop()
@@ -218,26 +228,29 @@ class SqlSource:
                     self._live = self._connect(live=True)
                 connection = self._live
                 raw = connection.connection.dbapi_connection
-                clause = self._live_clause(connection)
                 if isinstance(raw, sqlite3.Connection):
                     raw.execute(f"PRAGMA busy_timeout = {max(1, int(1000 * guard.left))}")
-                result = connection.execute(clause, {"addresses": [*values]})
-                columns = list(result.keys())
-                self._need_address(columns)
-                padded = _padded(result.cursor)
-                rows: Sequence[Any] = result.fetchall()
-        except (SQLAlchemyError, OSError, ValueError, _drivers_errors(raw)) as error:
+                for again in (True, False):
+                    clause = self._live_clause(connection)
+                    result = connection.execute(clause, {"addresses": [*values]})
+                    columns = list(result.keys())
+                    self._need_address(columns)
+                    padded = padded_in(result.cursor)
+                    rows: Sequence[Any] = result.fetchall()
+                    if not (again and self._compares_otherwise(connection, columns, rows)):
+                        break
+        except (SQLAlchemyError, OSError, ValueError, drivers_errors(raw)) as error:
             if is_untranslatable(error):
-                raise _Untranslatable(fault_of(error, self.options.url)) from None
+                raise Untranslatable(fault_of(error, self.options.url)) from None
             fault = fault_of(error, self.options.url, expired=guard.expired)
             if isinstance(fault, DirectoryTimeout):
                 raise fault from None
             if not isinstance(error, DBAPIError) or error.connection_invalidated or raw is None:
-                raise _Disconnected(fault) from None
+                raise Disconnected(fault) from None
             if isinstance(raw, sqlite3.Connection):
                 self._drop()
             raise fault from None
-        return tuple(records_of(_unpadded(rows, padded) if padded else rows, columns, Skipped()))
+        return tuple(records_of(unpadded(rows, padded) if padded else rows, columns, Skipped()))
 
     def _live_clause(self, connection: Connection) -> TextClause:
         """The live query: `lookup`, or the query with a condition; made once."""
@@ -248,24 +261,44 @@ class SqlSource:
             return self._statement
         column, lasting = self._compared(connection)
         query = wrapped(self.options.query, f"{column} IN :addresses")
+        if self._collation:
+            query = query.replace("SELECT *", f"SELECT q.*, collation(q.address) AS {_COLLATION}", 1)
         clause = text(query).bindparams(bindparam("addresses", expanding=True))
         if lasting:
             self._statement = clause
         return clause
 
     def _compared(self, connection: Connection) -> tuple[str, bool]:
-        """What is compared without regard to case, and whether that holds for good: an empty table tells nothing."""
+        """What is compared without regard to case, and whether that is known: an empty table tells nothing."""
+        self._collation = ""
         if self.options.exact_case:
             return "q.address", True
         if connection.dialect.name not in ("mysql", "mariadb"):
             return "lower(q.address)", True
-        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608  the configuration's own query
-        name = str(connection.execute(text(one)).scalar() or "")
+        self._collation = name = self._present_collation(connection)
         if _CASELESS.search(name):
             return "q.address", True
         if name == "binary":  # octets, which lower() leaves as they are
             return "lower(CONVERT(q.address USING utf8mb4))", True
         return "lower(q.address)", bool(name)
+
+    def _present_collation(self, connection: Connection) -> str:
+        """MariaDB's or MySQL's collation of the addresses, "" of an empty table."""
+        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608  the configuration's own query
+        return str(connection.execute(text(one)).scalar() or "")
+
+    def _compares_otherwise(self, connection: Connection, columns: Sequence[str], rows: Sequence[Any]) -> bool:
+        """Whether the column was given another collation since we looked: the answer may lack people then.
+
+        Canaries are in nearly every question, so that a row says it; none at all is asked about.
+        """
+        if not self._collation or _COLLATION not in columns:
+            return False
+        now = rows[0][columns.index(_COLLATION)] if rows else self._present_collation(connection)
+        if now == self._collation or not now:
+            return False
+        self._statement = None
+        return True
 
     def explain_live(self) -> Explained:
         """The database's plan of the live query, what it scans, and the index that cures it."""
@@ -274,10 +307,10 @@ class SqlSource:
         try:
             with Guard(30.0, lambda: end_call(raw)):
                 return explain(connection, self._live_clause(connection), self.options)
-        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+        except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             raise fault_of(error, self.options.url) from None
         finally:
-            _close(connection)
+            let_go(connection)
 
     def changes(self, cookie: bytes, limit: int) -> Changes:
         """Rows whose `changed` is at or after the watermark less a minute (`transport.directories.sql_changes`)."""
@@ -294,12 +327,12 @@ class SqlSource:
                     return self._rows(connection, raw, clause, values, Skipped())
 
                 return changes_since(connection, self.options, cookie, limit, rows)
-        except _NotUtf8:
+        except NotUtf8:
             return Changes(full_needed=True, why="text that is not UTF-8 among the changed rows")
-        except (SQLAlchemyError, OSError, _drivers_errors(raw)) as error:
+        except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             raise fault_of(error, self.options.url, expired=guard.expired) from None
         finally:
-            _close(connection)
+            let_go(connection)
 
     def _first_cookie(self, connection: Connection, skipped: Skipped) -> bytes:
         from transport.directories.sql_changes import first_cookie
@@ -345,7 +378,7 @@ class SqlSource:
 
     def _drop(self) -> None:
         if self._live is not None:
-            _close(self._live)
+            let_go(self._live)
             self._live = None
 
     def close(self) -> None:
@@ -357,65 +390,3 @@ class SqlSource:
 
     def __repr__(self) -> str:
         return f"SqlSource({self.name!r}, {clean(self.options.url, self.options.url)!r})"
-
-
-class _NotUtf8(Exception):  # noqa: N818  a finding on the way, as the next two
-    """SQLite met text that is not UTF-8."""
-
-
-class _Fault(Exception):  # noqa: N818  as above
-    """Something of which the caller has to see what it means; `fault` is what the database said."""
-
-    def __init__(self, fault: DirectoryError) -> None:
-        super().__init__(fault.what)
-        self.fault = fault
-
-
-class _Untranslatable(_Fault):
-    """A word cannot be written in the database's encoding, or a row not in ours."""
-
-
-class _Disconnected(_Fault):
-    """The connection is gone."""
-
-
-def _original(error: BaseException) -> BaseException:
-    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-
-
-def _drivers_errors(raw: Any) -> type[BaseException]:
-    """What fetches straight from the driver's cursor raise."""
-    module = type(raw).__module__.partition(".")[0]
-    if module == "psycopg":
-        import psycopg
-
-        return psycopg.Error
-    if module == "pymysql":
-        import pymysql
-
-        return pymysql.MySQLError
-    return sqlite3.Error
-
-
-def _padded(cursor: Any) -> list[int]:
-    """The columns whose values come padded with blanks."""
-    description = getattr(cursor, "description", None) or ()
-    return [i for i, column in enumerate(description) if column[1] == _BPCHAR]
-
-
-def _unpadded(rows: Sequence[Any], padded: Sequence[int]) -> Iterator[Sequence[Any]]:
-    for row in rows:
-        values = list(row)
-        for i in padded:
-            if isinstance(values[i], str):
-                values[i] = values[i].rstrip(" ")
-        yield values
-
-
-def _close(connection: Connection) -> None:
-    """Close a connection that may be broken: never raises, never waits for an answer."""
-    with contextlib.suppress(Exception):  # whatever it was, the connection is forgotten
-        raw = connection.connection.dbapi_connection
-        if not isinstance(raw, sqlite3.Connection):
-            connection.invalidate()  # no ROLLBACK on a connection that may hang
-        connection.close()
