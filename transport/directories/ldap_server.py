@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -55,9 +56,12 @@ class _Server(ldap3.Server):  # type: ignore[misc]  # as above
             yield from found
             return
         by_name = {str(one[4][0]): one for one in found}
-        # one that does not answer must leave time for the next one
-        self.connect_timeout = self._timeout / max(1, len(by_name))
-        for name in self._order(list(by_name)):
+        end = monotonic() + self._timeout
+        names = self._order(list(by_name))
+        for name in names:
+            left = max(0.05, end - monotonic())
+            # one that does not answer must leave time for the next one
+            self.connect_timeout = left if name == names[-1] else left / 2
             self.tried = name
             yield by_name[name]
 
