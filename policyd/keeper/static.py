@@ -147,8 +147,7 @@ class Static:
         from tempfile import TemporaryDirectory
 
         from transport.maps import static_only
-        from transport.maps.build import HEADER
-        from transport.maps.write import BuildError, Text
+        from transport.maps.write import HEADER, BuildError, Text
 
         path = self.folder / "peers_access"
         if not path.exists() or not spf:

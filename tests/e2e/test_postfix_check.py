@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.site import Cleaned, Site
 from transport.checks.postfix import findings
 from transport.config.load import load
+from transport.maps.write import HEADER
 from transport.mta.postfix import Postfix, read
 from transport.mta.postfix_parts import Plan
 from transport.mta.postfix_plan import make
@@ -355,3 +356,42 @@ def test_without_sqlite_the_site_decides(cleaned: Cleaned) -> None:
     aliases = served.setting("virtual_alias_maps")
     assert aliases is not None
     assert "pipemap:{regexp:" in aliases.ours[0]
+
+
+def test_maps_in_the_sites_own_folder(cleaned: Cleaned) -> None:
+    """With our maps in Postfix's own folder the site's entries from there stay, and its domain keeps its class."""
+    site = Site(cleaned, deploy="both", domain={"local_transport": '""'})
+    site.maps = site.mta.config
+    own = site.mta.file("own", "example.com x\n")
+    site.mta.set(transport_maps=f"texthash:{own}", virtual_mailbox_domains=f"texthash:{own}")
+
+    _, plan = planned(site)
+
+    routes = plan.setting("transport_maps")
+    assert routes is not None
+    assert routes.value.startswith(f"texthash:{own}, ")
+    assert plan.classes == {"example.com": "virtual_mailbox_domains"}
+    assert plan.problems == []
+    site.mta.file("transport", "away.test smtp:[192.0.2.1]\n")
+    _, plan = planned(site)
+    assert any(f"{site.maps}/transport was not written by splitmx" in problem for problem in plan.problems)
+
+
+def test_files_of_a_deployment_that_ended(cleaned: Cleaned) -> None:
+    """Files in front that nobody keeps up to date any more, here or in another folder, are errors; show ends it."""
+    site = prepared(cleaned, deploy="both")
+    site.maps.mkdir()
+    for name in ("transport", "relay_recipients", "virtual_alias", "relay_domains"):
+        (site.maps / name).write_text(HEADER)
+    before = f"lmdb:{site.maps}/transport"
+    assert not has(site, "nobody keeps")
+
+    site.deploy = "live"
+    assert has(site, f"transport_maps has {before}, which nobody keeps up to date")
+    site.deploy, site.maps = "both", site.folder / "elsewhere"
+    assert has(site, f"transport_maps has {before}, which nobody keeps up to date")
+
+    found, plan = planned(site)
+    site.mta.apply(script(plan, found))
+    assert before not in site.mta.get("transport_maps")
+    assert not has(site, "nobody keeps")

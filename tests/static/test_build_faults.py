@@ -182,3 +182,22 @@ def test_a_build_that_was_cut_short_is_made_good(
 
 def _disk_full(text: Text) -> None:
     _disk_full_at(text.path)
+
+
+def test_files_of_somebody_else_are_never_overwritten(setup: Setup) -> None:
+    """A folder with a `transport` of the site's own is left as it is; what a build of ours wrote is replaced."""
+    setup.maps.mkdir()
+    own = setup.maps / "transport"
+    own.write_text("away.test smtp:[192.0.2.1]\n")
+
+    done = setup.build(check=False)
+
+    assert (done.returncode, f"{own} was not written by splitmx" in done.stderr) == (2, True)
+    assert [path.name for path in setup.maps.iterdir()] == ["transport"]
+    assert own.read_text() == "away.test smtp:[192.0.2.1]\n"
+    own.unlink()
+    setup.build()
+    (setup.maps / ".splitmx-build.json").unlink()
+    setup.people(["new@example.com"])
+    setup.build("--accept")
+    assert "new@example.com" in own.read_text()

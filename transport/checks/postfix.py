@@ -13,6 +13,7 @@ from transport.maps.guard import NAME as TABLE
 from transport.maps.guard import domain_rows, policy_rows, read
 from transport.mta.postfix import Postfix, split_list
 from transport.mta.postfix_parts import Plan, Setting
+from transport.mta.postfix_plan import Planner, maps_directory
 from transport.mta.postfix_policy import pairs
 
 SHOW = "`splitmx postfix show` prints the line"
@@ -29,6 +30,7 @@ def findings(settings: Settings, postfix: Postfix, plan: Plan) -> list[Finding]:
     found = [
         *(error(problem) for problem in plan.problems),
         *_settings(postfix, plan),
+        *_leftovers(settings, postfix, plan),
         *_files(plan),
         *_tables(settings, postfix, plan),
         *_services(postfix, plan),
@@ -70,6 +72,15 @@ def _list(setting: Setting, live: str) -> Iterator[Finding]:
     if not missing and not setting.name.endswith("_restrictions") and places and places[-1] + 1 < len(entries):
         behind = ", ".join(entries[places[-1] + 1 :])
         yield warning(f"{setting.name} has {behind} behind our entries: the site's own belong before them", SHOW)
+
+
+def _leftovers(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]:
+    """Files of a deployment that ended: Postfix goes on to ask what nobody keeps up to date."""
+    planner = Planner(settings, postfix, plan.deploy, plan.maps or maps_directory(settings))
+    for name in sorted(postfix.own):
+        for entry in split_list(postfix.value(name)) if name.endswith(("_maps", "_domains")) else ():
+            if planner.is_stale(entry):
+                yield error(f"{name} has {_plain(entry)}, which nobody keeps up to date (deployed {plan.deploy})", SHOW)
 
 
 def _plain(entry: str) -> str:

@@ -22,6 +22,7 @@ from transport.maps import guard, postmap, shrink, static_only
 from transport.maps.population import MAPS, Population, Survey
 from transport.maps.snapshot import Snapshot
 from transport.maps.write import (
+    HEADER,
     BuildError,
     BuildRefusedError,
     Text,
@@ -29,9 +30,8 @@ from transport.maps.write import (
     cut_short,
     give_to_owner,
     installing,
+    is_ours,
 )
-
-HEADER = "# written by splitmx; changes made here are lost at the next build\n"
 
 ORDER = (
     "shadow_transport",
@@ -157,6 +157,11 @@ def build(
             "; ".join(reasons),
             "serve the maps live behind the files (daemon.socketmap, or build --behind-live), or choose reject",
         )
+    for path in strangers(output):
+        raise BuildRefusedError(
+            f"{path} was not written by splitmx, and would be lost",
+            "[static] directory, or --output, needs a folder of its own",
+        )
     types = tuple(types) or postmap.default_types()
     postmap.check_types(types)
     report = BuildReport(output)
@@ -179,6 +184,14 @@ def build(
         raise BuildError(f"{place}: {fault.strerror or fault}", "the old files stay") from fault
     report.seconds = time.monotonic() - begun
     return report
+
+
+def strangers(output: Path) -> list[Path]:
+    """Files of somebody else under the names of ours: /etc/postfix may well have a `transport`, for one."""
+    if (output / shrink.NOTES).exists() or cut_short(output, "postfix"):
+        return []  # a build of ours was here
+    paths = [output / name for name in ORDER]
+    return [path for path in paths if path.exists() and path.stat().st_size and not is_ours(path)]
 
 
 def _unread(settings: Settings, reader: Reader, *, alone: bool) -> list[str]:

@@ -16,6 +16,9 @@ from typing import IO
 MODE = 0o644
 """Postfix's daemons open tables before they drop privileges, but `postmap -q` and proxymap(8) do not."""
 
+HEADER = "# written by splitmx; changes made here are lost at the next build\n"
+"""A line of every text; not always the first one, since the lines are sorted."""
+
 _SORT_MEMORY = "64M"
 _SMALL = 1 << 20  # characters up to which a text is sorted here
 
@@ -41,6 +44,15 @@ def give_to_owner(path: Path) -> None:
         folder = path.parent.stat()
         if folder.st_uid != 0:
             os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a text was written by a build: HEADER stands in it. What cannot be read is not."""
+    try:
+        with path.open("rb") as file:
+            return HEADER.encode() in file.read(_SMALL)  # only quoted local parts and the like come before it
+    except OSError:
+        return False
 
 
 def create(path: Path) -> int:

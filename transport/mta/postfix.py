@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,16 +158,18 @@ class Postfix:
             return None
         return [line.partition("\t")[0] for line in done.stdout.splitlines()]
 
-    def classes(self, domains: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    def classes(
+        self, domains: Sequence[str], leave_out: Callable[[str], bool] = lambda entry: False
+    ) -> dict[str, tuple[str, ...]]:
         """For each domain the class parameters that name it: more than one is a mistake, none means foreign.
 
-        Entries with a text of `leave_out` in them do not count: what we wrote must not decide where we belong.
+        Entries for which `leave_out` is true do not count: what we wrote must not decide where we belong.
         """
         found: dict[str, list[str]] = {domain: [] for domain in domains}
         for parameter in CLASSES:
             entries = split_list(self.full(parameter))
             parents = parameter in re.split(r"[,\s]+", self.full("parent_domain_matches_subdomains"))
-            entries = [e for e in entries if "socketmap:" not in e and not any(mark in e for mark in leave_out)]
+            entries = [e for e in entries if "socketmap:" not in e and not leave_out(e)]
             for domain in self._members(entries, domains, parents):
                 found[domain].append(parameter)
         return {domain: tuple(names) for domain, names in found.items()}

@@ -8,10 +8,15 @@ compares a living Postfix with it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from transport.config.settings import Destination, Domain, Settings
+from transport.maps.build import ORDER, strangers
 from transport.maps.nexthop import copy_service, local_copy_route
+from transport.maps.population import MAPS
+from transport.maps.write import is_ours
 from transport.mta import postfix_extras, postfix_policy
 from transport.mta.postfix import CLASSES, Postfix, split_list
 from transport.mta.postfix_guard import Guard
@@ -19,6 +24,7 @@ from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, M
 from transport.names import local_stores
 
 DEPLOYMENTS = ("live", "static", "both")
+_FILES = re.compile(r"(\w+):(/[^\s,{}]+)")
 
 
 def maps_directory(settings: Settings) -> Path:
@@ -47,6 +53,10 @@ class Planner:
         self.type = next(iter(settings.static.types), "") if settings.static else ""
         self.type = self.type or postfix.full("default_database_type") or "hash"
         self.guard = Guard(settings, postfix, maps)
+        self.plan.problems += [
+            f"{path} was not written by splitmx, and would be lost: the maps need a folder of their own"
+            for path in strangers(maps)
+        ]
         self._classes()
         if self.live:
             self._endpoints()
@@ -67,15 +77,25 @@ class Planner:
             return []
         return [e for e in split_list(self.postfix.value(name)) if not self.is_ours(e)]
 
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What shows that an entry of a list was put there by us."""
-        socket = (f"{self.guard.socket}:",) if self.guard.socket else ()
-        return (f"{self.maps}/", f"{self.postfix.directory}/splitmx-", *socket)
-
     def is_ours(self, entry: str) -> bool:
-        """Whether an entry of a list was put there by us."""
-        return any(mark in entry for mark in self.marks)
+        """Whether an entry of a list was put there by us, now or when our maps were in another folder."""
+        if f"{self.postfix.directory}/splitmx-" in entry or (self.guard.socket and f"{self.guard.socket}:" in entry):
+            return True
+        return any(True for _ in self._files(entry))
+
+    def is_stale(self, entry: str) -> bool:
+        """Whether an entry names a file of ours that no build writes any more, as this is deployed."""
+        kept = MAPS if self.static else ()
+        return any(
+            path.parent != self.maps or (path.name in MAPS and (path.name not in kept or kind != self.type))
+            for kind, path in self._files(entry)
+        )
+
+    def _files(self, entry: str) -> Iterator[tuple[str, Path]]:
+        """Type and path of each file in an entry that `build` wrote, or will write."""
+        for kind, path in ((kind, Path(text)) for kind, text in _FILES.findall(entry)):
+            if path.name in ORDER and (path.parent == self.maps or is_ours(path)):
+                yield kind, path
 
     def entries(self, name: str) -> list[str]:
         """Our entries for a map: the static file, then the guarded live map."""
@@ -95,7 +115,7 @@ class Planner:
     # matters
 
     def _classes(self) -> None:
-        self.found = self.postfix.classes([d.name for d in self.domains], leave_out=self.marks)
+        self.found = self.postfix.classes([d.name for d in self.domains], leave_out=self.is_ours)
         self._unsure()
         for domain in self.domains:
             classes = self.found[domain.name]
@@ -129,7 +149,7 @@ class Planner:
 
     def _envelopes(self) -> None:
         names = [d.envelope for d in self.settings.destinations.values() if d.envelope]
-        for name, classes in self.postfix.classes(names, leave_out=self.marks).items():
+        for name, classes in self.postfix.classes(names, leave_out=self.is_ours).items():
             if classes:
                 self.plan.problems.append(f"{name}, an envelope domain, must not be ours, but stands in {classes[0]}")
 
