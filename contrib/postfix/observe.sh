@@ -3,6 +3,12 @@
 # splitmx on a Postfix in /etc/postfix, deployed live.
 # Keep a copy of main.cf and master.cf. First write the tables: splitmx build
 case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
+
+# while one of these is missing Postfix takes no mail for anybody
+for table in /var/lib/splitmx/maps/domains.sqlite; do
+  [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }
+done
+[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac
 export MAIL_CONFIG=/etc/postfix
 
 # names of ours, asked without the daemon

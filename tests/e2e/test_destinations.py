@@ -47,6 +47,25 @@ def test_row_21_port_and_own_service(cleaned: Cleaned) -> None:
     assert site.check() == []
 
 
+def test_no_smarthost_takes_what_the_other_side_does_not(cleaned: Cleaned) -> None:
+    """With a smtp_fallback_relay, which would bring it back here, mail and copies wait for the other side."""
+    site = Site(cleaned, domain={"delivery": '"dual"'})
+    site.mta.set(smtp_fallback_relay=site.world.nexthop)
+    site.install()
+    site.secondary.stop()
+
+    sent = site.send("ann@example.com", "bob@example.com")
+
+    wait_for(lambda: len(site.mta.delayed()) == 2, 20, site.tails)
+    assert site.world.recipients(sent.subject) == []
+    site.secondary.start()
+    site.mta.flush()
+    site.arrives(sent, here=["ann@example.com"], there=["ann@example.com", "bob@example.com"])
+    assert site.check() == []
+    site.mta.command("postconf", "-PX", "relay/unix/smtp_fallback_relay")
+    assert ["relay/unix lacks -o smtp_fallback_relay=" in line for line in site.check()] == [True]
+
+
 class Dns:
     """A name server for one chrooted Postfix: it reads resolv.conf below its queue folder."""
 

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +27,31 @@ def prepared(cleaned: Cleaned, **more: Any) -> Site:
     """A site whose Postfix has all lines; neither of them runs."""
     site = Site(cleaned, **more)
     found, plan = planned(site)
-    site.mta.apply(script(plan, found))
+    apply(site, script(plan, found))
     return site
+
+
+@contextmanager
+def tables(lines: str) -> Iterator[None]:
+    """The files that the lines of `postfix show` want to see, for a moment, as if `splitmx build` had been run."""
+    wanted = re.search("^for table in (.*); do$", lines, re.MULTILINE)
+    assert wanted is not None
+    missing = [path for path in map(Path, shlex.split(wanted[1])) if not path.exists()]
+    folders = {path.parent for path in missing if not path.parent.exists()}
+    for path in missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    yield
+    for path in missing:
+        path.unlink()
+    for folder in folders:
+        folder.rmdir()
+
+
+def apply(site: Site, lines: str) -> None:
+    """Run the lines on this site's Postfix."""
+    with tables(lines):
+        site.mta.apply(lines)
 
 
 def planned(site: Site) -> tuple[Postfix, Plan]:
@@ -52,7 +79,7 @@ def test_existing_values_stay_before_ours(cleaned: Cleaned) -> None:
         relay_domains="other.test",
     )
     first = site.show()
-    site.mta.apply(first)
+    apply(site, first)
 
     aliases = site.mta.command("postconf", "-h", "virtual_alias_maps").stdout.split(", ")
     assert aliases[0] == f"texthash:{own}"
@@ -63,7 +90,7 @@ def test_existing_values_stay_before_ours(cleaned: Cleaned) -> None:
     assert restrictions.endswith("permit_mynetworks, reject_unauth_destination, check_client_access static:OK")
     assert site.mta.get("smtpd_restriction_classes").startswith("mine, splitmx")
     assert site.mta.get("relay_domains").startswith("other.test, regexp:")
-    site.mta.apply(site.show())
+    apply(site, site.show())
     assert site.mta.command("postconf", "-h", "virtual_alias_maps").stdout.split(", ") == aliases
     assert site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip() == restrictions
 
@@ -73,7 +100,7 @@ def test_class_is_never_changed(cleaned: Cleaned, parameter: str) -> None:
     """A domain stays in the class parameter that names it, and no other one gets it."""
     site = Site(cleaned)
     site.mta.set(**{parameter: "example.com"})
-    site.mta.apply(site.show())
+    apply(site, site.show())
 
     assert site.mta.get(parameter) == "example.com"
     if parameter != "relay_domains":
@@ -88,8 +115,51 @@ def test_the_lines_end_at_the_first_error(cleaned: Cleaned) -> None:
     broken = printed.replace("postconf -e", "false; postconf -e", 1)
     assert broken != printed
     before = (site.mta.config / "main.cf").read_text()
-    assert subprocess.run(["sh"], input=broken, capture_output=True, text=True, check=False).returncode == 1
+    with tables(broken):
+        assert subprocess.run(["sh"], input=broken, capture_output=True, text=True, check=False).returncode == 1
     assert (site.mta.config / "main.cf").read_text() == before
+
+
+def test_the_lines_do_nothing_without_the_tables(cleaned: Cleaned) -> None:
+    """With a table missing Postfix would take no mail for anybody: it is named, and nothing is changed."""
+    site = Site(cleaned)
+    printed = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config)).stdout
+    before = (site.mta.config / "main.cf").read_text()
+
+    done = subprocess.run(["sh"], input=printed, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, (site.mta.config / "main.cf").read_text()) == (1, before)
+    assert "domains.sqlite is missing: run splitmx build" in done.stderr
+    assert "relay_domains is missing: run splitmx build" in done.stderr
+
+
+def test_relay_domains_that_repeat_mydestination(cleaned: Cleaned) -> None:
+    """The default of old main.cf files, `relay_domains = $mydestination`, is no second class."""
+    site = Site(
+        cleaned,
+        domain={"local_transport": '""'},
+        settings={"compatibility_level": "0", "mydestination": "$myhostname, example.com"},
+    )
+
+    _, plan = planned(site)
+
+    assert (plan.problems, plan.classes) == ([], {"example.com": "mydestination"})
+    assert not has(site, "example.com stands in")
+
+
+@pytest.mark.parametrize("spelling", ["bücher.example", "xn--bcher-kva.example"])
+def test_class_of_a_domain_in_either_spelling(cleaned: Cleaned, spelling: str) -> None:
+    """Whichever spelling main.cf has, the domain keeps its class, and the spelling that is missing is named."""
+    table = (
+        '[domains."bücher.example"]\nlocal = ["here"]\nremote = ["there"]\ndestination = "there"\nunknown = "reject"\n'
+    )
+    site = Site(cleaned, tables=table, settings={"virtual_mailbox_domains": spelling})
+
+    _, plan = planned(site)
+
+    assert (plan.problems, plan.classes["xn--bcher-kva.example"]) == ([], "virtual_mailbox_domains")
+    (other,) = {"bücher.example", "xn--bcher-kva.example"} - {spelling}
+    assert any(f"virtual_mailbox_domains lacks {other}" in note for note in plan.notes)
 
 
 def test_two_classes_and_alias_class_are_refused(cleaned: Cleaned) -> None:
@@ -304,7 +374,7 @@ def test_virtual_map_in_main_cf(cleaned: Cleaned) -> None:
     """Where virtual(8) delivers, a live virtual_mailbox_maps in main.cf is an error: virtual(8) refuses it."""
     site = Site(cleaned, domain={"local_transport": '""'})
     site.mta.set(virtual_mailbox_domains="example.com", virtual_mailbox_base="/nowhere")
-    site.mta.apply(site.show())
+    apply(site, site.show())
     assert not has(site, "virtual(8)")
 
     override = site.mta.command("postconf", "-Ph", f"{site.mta.ip}:25/inet/virtual_mailbox_maps").stdout.strip()
@@ -392,6 +462,6 @@ def test_files_of_a_deployment_that_ended(cleaned: Cleaned) -> None:
     assert has(site, f"transport_maps has {before}, which nobody keeps up to date")
 
     found, plan = planned(site)
-    site.mta.apply(script(plan, found))
+    apply(site, script(plan, found))
     assert before not in site.mta.get("transport_maps")
     assert not has(site, "nobody keeps")

@@ -12,7 +12,7 @@ from transport.config.settings import Settings
 from transport.maps.guard import NAME as TABLE
 from transport.maps.guard import domain_rows, policy_rows, read
 from transport.mta.postfix import Postfix, split_list
-from transport.mta.postfix_parts import Plan, Setting
+from transport.mta.postfix_parts import SUFFIX, Plan, Setting
 from transport.mta.postfix_plan import Planner, maps_directory
 from transport.mta.postfix_policy import pairs
 
@@ -21,8 +21,6 @@ BUILD = "run `splitmx build`, or let the daemon do it with [static]"
 
 GENTLE = {"enable_original_recipient", "fast_flush_domains", "smtpd_client_event_limit_exceptions"}
 """What may differ without harm to anybody's mail."""
-
-SUFFIX = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
 
 
 def findings(settings: Settings, postfix: Postfix, plan: Plan) -> list[Finding]:
@@ -141,13 +139,16 @@ def _services(postfix: Postfix, plan: Plan) -> Iterator[Finding]:
             continue
         words = master.entry.split(" -o ")[1:]
         for key, _, value in (word.partition("=") for word in words):
-            if service.overrides.get(key, "") != value and key != "syslog_name":
+            if service.overrides.get(key) != value and key != "syslog_name":
                 yield error(f"master.cf: service {name} lacks -o {key}={value}: {master.why}", SHOW)
     for override in plan.overrides:
         name, _, type_ = override.service.rpartition("/")
         service = postfix.service(name, type_)
-        if service is not None and _plain(service.overrides.get(override.name, "")) != _plain(override.value):
-            level = error if override.name.endswith("_maps") else warning
+        if service is None:
+            continue
+        live = service.overrides.get(override.name)
+        if live is None or _plain(live) != _plain(override.value):
+            level = error if override.name.endswith(("_maps", "_relay")) else warning
             yield level(
                 f"master.cf: {override.service} lacks -o {override.name}={override.value}: {override.why}", SHOW
             )

@@ -167,12 +167,21 @@ class Postfix:
         """
         found: dict[str, list[str]] = {domain: [] for domain in domains}
         for parameter in CLASSES:
-            entries = split_list(self.full(parameter))
+            entries = self.members(parameter)
             parents = parameter in re.split(r"[,\s]+", self.full("parent_domain_matches_subdomains"))
             entries = [e for e in entries if "socketmap:" not in e and not leave_out(e)]
             for domain in self._members(entries, domains, parents):
                 found[domain].append(parameter)
         return {domain: tuple(names) for domain, names in found.items()}
+
+    def members(self, parameter: str) -> list[str]:
+        """The entries of a class parameter. `relay_domains = $mydestination`, the default before Postfix 3.0 and with
+        compatibility_level below 2, says nothing new: mydestination is asked first."""
+        entries = split_list(self.full(parameter))
+        if parameter == "relay_domains" and "$mydestination" in self.value(parameter):
+            known = split_list(self.full("mydestination"))
+            entries = [entry for entry in entries if entry not in known]
+        return entries
 
     def _members(self, entries: Sequence[str], domains: Sequence[str], parents: bool) -> list[str]:
         """Match like match_list(3): in order, `!` excludes, files and tables included."""

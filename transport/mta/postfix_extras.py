@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from transport.config.settings import Unknown
+from transport.config.settings import Destination, Unknown
 from transport.maps.build import refusals
 from transport.maps.nexthop import host_hop, next_hop
 from transport.mta.postfix_parts import RELAY, Master, Override
@@ -71,9 +71,11 @@ def destinations(planner: Planner) -> None:
     for destination in planner.settings.destinations.values():
         name = destination.service
         if planner.postfix.service(name) is None:
-            entry = f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name}"
+            entry = f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name}{no_fallback(planner)}"
             why = f"the service of destination {destination.name}; limits go here, as {name}_destination_…"
             planner.plan.masters.append(Master(f"{name}/unix", entry, why))
+        else:
+            fallback(planner, destination)
         if destination.bounce == "postmaster":
             planner.plan.problems.append(
                 f'[destinations.{destination.name}] bounce = "postmaster": Postfix sends the report of a relayed '
@@ -84,6 +86,34 @@ def destinations(planner: Planner) -> None:
         own = [host for host in destination.hosts if host_hop(host, 25) == host_hop(hostname(planner), 25)]
         if own:
             planner.plan.problems.append(f"[destinations.{destination.name}] names this host, {own[0]}: it would loop")
+
+
+FALLBACK = "smtp_fallback_relay"
+
+
+def no_fallback(planner: Planner) -> str:
+    """For a master.cf entry: whom the other side does not take now waits.
+
+    A smarthost would look up the domain's MX, which is this host: round and round, with a copy each time.
+    """
+    return f" -o {FALLBACK}=" if planner.postfix.full(FALLBACK) else ""
+
+
+def fallback(planner: Planner, destination: Destination) -> None:
+    """The same for a service that is there, unless others need it as it is."""
+    name = destination.service
+    service = planner.postfix.service(name)
+    if service is None or FALLBACK in service.overrides or not planner.postfix.full(FALLBACK):
+        return
+    if name == "smtp" or (name == "relay" and planner.others(RELAY)):
+        planner.plan.problems.append(
+            f"{FALLBACK} = {planner.postfix.full(FALLBACK)} would get what [destinations.{destination.name}] does not "
+            f"take now, and bring it back here; service {name} carries other mail too: give the destination a "
+            "service of its own"
+        )
+        return
+    why = f"what the other side does not take now waits; {FALLBACK} would bring it back here"
+    planner.plan.overrides.append(Override(service.key, FALLBACK, "", why))
 
 
 def hostname(planner: Planner) -> str:
@@ -147,8 +177,9 @@ def probes(planner: Planner, names: Iterable[str]) -> None:
         root = "y" if carrier is not None and carrier.chroot else "n"
         entry = f"probe-{service} unix - - {root} - - smtp -o syslog_name=postfix/probe-{service}"
         for key, value in (carrier.overrides if carrier is not None else {}).items():
-            if key != "syslog_name" and value.split() == [value]:
+            if key not in ("syslog_name", FALLBACK) and value.split() == [value]:
                 entry += f" -o {key}={value}"
+        entry += no_fallback(planner)
         planner.plan.masters.append(Master(f"probe-{service}/unix", entry, "probes keep no mail waiting"))
     entry = planner.guard.live_through("transport", "probes.regexp", "".join(lines), "routes of probes")
     own = planner.own(parameter if parameter in planner.postfix.own else "transport_maps")

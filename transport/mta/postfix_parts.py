@@ -14,6 +14,10 @@ RECIPIENT_MAPS = {RELAY: "relay_recipient_maps", VIRTUAL: "virtual_mailbox_maps"
 """Which parameter says who exists, by the parameter that makes the class."""
 
 
+SUFFIX = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
+"""What postmap(1) makes of a text, by type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One main.cf parameter. ours: the entries of its value that are there for us, in order."""

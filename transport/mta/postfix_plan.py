@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transport.config.settings import Destination, Domain, Settings
 from transport.maps.build import ORDER, strangers
+from transport.maps.guard import spellings
 from transport.maps.nexthop import copy_service, local_copy_route
 from transport.maps.population import MAPS
 from transport.maps.write import is_ours
@@ -115,7 +116,7 @@ class Planner:
     # matters
 
     def _classes(self) -> None:
-        self.found = self.postfix.classes([d.name for d in self.domains], leave_out=self.is_ours)
+        self.found = self._by_spelling()
         self._unsure()
         for domain in self.domains:
             classes = self.found[domain.name]
@@ -136,6 +137,16 @@ class Planner:
                     "mail for people here would go to the domain's MX; set local_transport"
                 )
         self._envelopes()
+
+    def _by_spelling(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each domain; Postfix takes its U-label and its A-label for two names."""
+        names = {d.name: spellings(d.name) for d in self.domains}
+        found = self.postfix.classes([n for every in names.values() for n in every], leave_out=self.is_ours)
+        for name, every in names.items():
+            for parameter in (p for p in CLASSES if any(p in found[n] for n in every)):
+                for lacking in (n for n in every if parameter not in found[n]):
+                    self.plan.notes.append(f"{parameter} lacks {lacking}: Postfix refuses that spelling of {name}")
+        return {name: tuple(p for p in CLASSES if any(p in found[n] for n in every)) for name, every in names.items()}
 
     def _unsure(self) -> None:
         """A class table that cannot be asked may hold a domain: then it must not get another class from us."""
@@ -200,7 +211,7 @@ class Planner:
                 continue
             ours = list(entries)
             own = self.own(name)
-            if not own and self._others(parameter):
+            if not own and self.others(parameter):
                 ours.append(self.guard.others())
                 self.plan.notes.append(f"{name} was empty, so every address of the other domains stays accepted")
             why = "who may get mail: here, there, aliases and groups alike"
@@ -214,10 +225,10 @@ class Planner:
             else:
                 self.add(name, ours, why)
 
-    def _others(self, parameter: str) -> bool:
+    def others(self, parameter: str) -> bool:
         """Whether the class holds more than the split domains."""
         names = set(self.settings.domains)
-        return any(e.lower() not in names for e in split_list(self.postfix.full(parameter)) if not self.is_ours(e))
+        return any(e.lower() not in names for e in self.postfix.members(parameter) if not self.is_ours(e))
 
     def _virtual_delivers(self) -> bool:
         """Whether virtual(8) is the store of a domain in virtual_mailbox_domains."""
@@ -254,7 +265,7 @@ class Planner:
             name = copy_service(destination)
             entry = (
                 f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name} -o smtp_generic_maps={generic} "
-                "-o smtp_discard_ehlo_keywords=dsn"
+                f"-o smtp_discard_ehlo_keywords=dsn{postfix_extras.no_fallback(self)}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, "copies: the real address back, no trace of ours"))
         stores = [store for d in self.copying() if d.delivery == "all" for store in local_stores(d).values()]
@@ -265,6 +276,7 @@ class Planner:
             entry = (
                 f"{name} unix - - {root} - - {program} -o syslog_name=postfix/{name} "
                 f"-o {program}_generic_maps={generic} -o {program}_discard_{word}_keywords=dsn"
+                f"{postfix_extras.no_fallback(self) if program == 'smtp' else ''}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, 'the copy here of delivery = "all"'))
         if any(d.delivery != "split" and d.enabled == "yes" for d in self.copying()):

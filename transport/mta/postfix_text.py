@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
 from transport.mta.postfix import Postfix
-from transport.mta.postfix_parts import Plan
+from transport.mta.postfix_parts import SUFFIX, Plan
 
 _CAREFUL = "case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error"
 _STOP = "case $- in *i*) ;; *) echo 'splitmx: see PROBLEM above, nothing is done' >&2; exit 1 ;; esac"
@@ -16,6 +17,17 @@ _STOP = "case $- in *i*) ;; *) echo 'splitmx: see PROBLEM above, nothing is done
 def script(plan: Plan, postfix: Postfix) -> str:
     """Comments say why; every other line is a command. `postconf` and `postfix` read the folder in MAIL_CONFIG."""
     return "\n".join(_lines(plan, postfix)) + "\n"
+
+
+def _tables(plan: Plan) -> list[str]:
+    """The files that `build` has to write before any of these lines counts."""
+    texts = [entry for setting in plan.settings for entry in setting.ours]
+    texts += [master.entry for master in plan.masters] + [override.value for override in plan.overrides]
+    found = re.findall(rf"(\w+):({re.escape(str(plan.maps))}/\w+)", "\n".join(texts))
+    tables = {path + SUFFIX.get(kind, "") for kind, path in found}
+    for file in plan.files:
+        tables.update(re.findall(r"^dbpath = (.+)$", file.content, re.MULTILINE))
+    return sorted(tables)
 
 
 def _lines(plan: Plan, postfix: Postfix) -> Iterator[str]:
@@ -34,6 +46,14 @@ def _lines(plan: Plan, postfix: Postfix) -> Iterator[str]:
         if len(plan.classes) > 20:
             yield f"#   and {len(plan.classes) - 20} more"
     yield _STOP if plan.problems else _CAREFUL
+    tables = _tables(plan)
+    if tables:
+        yield ""
+        yield "# while one of these is missing Postfix takes no mail for anybody"
+        yield f"for table in {' '.join(shlex.quote(table) for table in tables)}; do"
+        yield '  [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }'
+        yield "done"
+        yield '[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac'
     yield f"export MAIL_CONFIG={shlex.quote(str(postfix.directory))}"
     for file in plan.files:
         yield ""
