@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,9 @@ def front(name: str, table: str) -> Change:
         (front("virtual_alias_maps", r"regexp:{{/@example\.com$$/ ann@example.com}}"), "takes all mail of example.com"),
         (front("transport_maps", r"regexp:{{/@example\.com$$/ smtp:x}}"), "routes every address of example.com"),
         (front("recipient_canonical_maps", "static:x@y.test"), "rewrites every address of example.com"),
+        (front("canonical_maps", "inline:{@example.com=x@y.test}"), "rewrites every address of example.com"),
+        (put(smtp_generic_maps="inline:{{@example.com=x@y.test}}"), "writes @example.com into something else"),
+        (put(receive_override_options="no_unknown_recipient_checks"), "has no_unknown_recipient_checks"),
         (front("relay_recipient_maps", "inline:{@example.com=x}"), "addresses that nobody lists are accepted"),
     ],
 )
@@ -404,10 +408,19 @@ def test_after_queue_filter_without_no_address_mappings(cleaned: Cleaned) -> Non
     assert not has(site, "passes cleanup twice")
 
 
+def test_policy_context_needs_its_postfix(cleaned: Cleaned) -> None:
+    """Before 3.1 Postfix would not know the word, and take no mail for the domain: refused by name."""
+    site = Site(cleaned, domain={"role": '"secondary"'})
+    found, plan = planned(site)
+    assert plan.problems == []
+
+    old = make(load(site.splitmx.config), replace(found, version=(3, 0, 4)))
+
+    assert any("policy_context" in problem for problem in old.problems)
+
+
 def test_without_sqlite_the_site_decides(cleaned: Cleaned) -> None:
     """Without sqlite tables a site with a domain or `*` entry of its own is refused by name, another one served."""
-    from dataclasses import replace
-
     site = Site(cleaned, settings={"transport_maps": "inline:{*=smtp:[127.0.0.1]}"})
     settings = load(site.splitmx.config)
     found = read(site.mta.config)

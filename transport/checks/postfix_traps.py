@@ -124,10 +124,14 @@ class _Traps:
             ("recipient_canonical_maps", "rewrites every address of"),
             ("canonical_maps", "rewrites every address of"),
         ):
-            for key, table in self._sites(parameter, list(nobody)).items():
-                domain = nobody[key]
+            known = nobody
+            if parameter.endswith("canonical_maps"):  # asked in cleanup(8), before our maps, for @domain too
+                known = nobody | {f"@{name}": d for d in self.domains for name in spellings(d.name)}
+            for key, table in self._sites(parameter, list(known)).items():
+                domain = known[key]
                 hint = "Postfix asks it for the full address, before our maps: leave this domain out of it"
                 yield error(f"{parameter}: {table} {what} {domain.name}, listed or not", hint)
+        yield from self._generic()
         for domain in self.domains:
             parameter = RECIPIENT_MAPS.get(self.plan.classes.get(domain.name, ""), "")
             if parameter and domain.unknown in (Unknown.REJECT, Unknown.CATCHALL):
@@ -137,6 +141,18 @@ class _Traps:
                         f"{parameter}: {table} knows {key}: addresses that nobody lists are accepted, then bounced",
                         "leave this domain out of it: who exists is said by relay_recipients",
                     )
+
+    def _generic(self) -> Iterator[Finding]:
+        """smtp(8) writes generic names into the recipients of relayed mail as well."""
+        names = [name for d in self.domains for name in spellings(d.name)]
+        keys = [*(f"@{name}" for name in names), *(f"{_NOBODY}@{name}" for name in names)]
+        for service in {d.service for d in self.settings.destinations.values()}:
+            found = self.postfix.service(service)
+            own = found.overrides.get("smtp_generic_maps") if found else None
+            for table in split_list(self.postfix.full("smtp_generic_maps") if own is None else own):
+                for key in list(self.postfix.lookup(table, keys))[:1]:
+                    yield error(f"smtp_generic_maps: {table} writes {key} into something else in relayed mail, "
+                                "recipients too", f"postconf -P {service}/unix/smtp_generic_maps=")  # fmt: skip
 
     def classes(self) -> Iterator[Finding]:
         """One class each, and no subdomains by accident."""
@@ -208,9 +224,12 @@ class _Traps:
             planned = any(o.service == service.key and o.name == parameter for o in self.plan.overrides)
             if value is not None and not planned and self.plan.setting(parameter) and not inner:
                 yield warning(f"{service.key} has its own {parameter}: {value or '(empty)'}")
-        options = split_list(service.overrides.get("receive_override_options", ""))
-        if "no_unknown_recipient_checks" in options and not inner:
+        if "no_unknown_recipient_checks" in split_list(self._options(service)) and not inner:
             yield warning(f"{service.key} has no_unknown_recipient_checks: unknown addresses are accepted there")
+        if service.overrides.get("smtpd_reject_unlisted_recipient") == "no" and not inner and name not in SUBMISSION:
+            yield warning(
+                f"{service.key} has smtpd_reject_unlisted_recipient = no: unknown addresses are accepted there"
+            )
 
     def copies(self) -> Iterator[Finding]:
         """Dual delivery: no other BCC lost, exactly one copy through an after-queue filter."""

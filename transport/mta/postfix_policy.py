@@ -41,6 +41,8 @@ def policy(planner: Planner) -> None:
     common = f"check_policy_service {{ {where}, timeout=5s, try_limit=1"
     origin = _origin(planner)
     bare = f", policy_context={origin}" if origin else ""
+    if (secondary or origin) and planner.postfix.version < (3, 1):
+        planner.plan.problems.append("policy_context, which tells the policy service what is asked, needs Postfix 3.1")
     classes = {
         "splitmx": common + bare + (", default_action=DUNNO }" if open_ else " }"),
         "splitmx_observe": common + bare + ", default_action=DUNNO }",
