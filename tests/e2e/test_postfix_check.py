@@ -298,6 +298,7 @@ TRAPS: dict[str, tuple[Change, str, dict[str, Any]]] = {
         "behind our entries",
         {},
     ),
+    "everybody's mail waits with ours": (put(always_bcc="ann@example.com"), "mail of every domain is put off", {}),
     "postmaster gets the bounces": (
         put(biff="no"),
         "has no setting for another address",
@@ -394,6 +395,36 @@ def test_socket_outside_the_chroot(cleaned: Cleaned) -> None:
 
     assert "chrooted services cannot reach it" in done.stdout
     assert f"{site.mta.queue}/splitmx/" in done.stdout
+
+
+def test_each_instance_has_its_listener(cleaned: Cleaned) -> None:
+    """With several Postfix instances each is given the sockets that its own chroot reaches."""
+    first = '"unix:/nowhere/first/splitmx/{}.sock"'
+    site = Site(cleaned, chroot=True)
+    for name in ("socketmap", "policy"):
+        site.text = site.text.replace(f"{name} = [", f"{name} = [{first.format(name)}, ")
+    site.splitmx.write(site.text)
+
+    _, plan = planned(site)
+
+    assert plan.problems == []
+    routes, policy = plan.setting("transport_maps"), plan.setting("splitmx")
+    assert routes is not None
+    assert policy is not None
+    assert "socketmap:unix:splitmx/socketmap.sock:transport" in routes.value
+    assert "unix:splitmx/policy.sock" in policy.value
+
+
+def test_before_queue_filter(cleaned: Cleaned) -> None:
+    """What a filter gives back needs neither the policy service nor a second look at who exists."""
+    site = prepared(cleaned)
+    again = "-o smtpd_authorized_xforward_hosts=127.0.0.0/8 -o smtpd_recipient_restrictions=permit_mynetworks,reject"
+    again += " -o mynetworks=127.0.0.0/8 -o receive_override_options=no_unknown_recipient_checks"
+    site.mta.command("postconf", "-P", f"{site.mta.ip}:25/inet/smtpd_proxy_filter=127.0.0.1:10025")
+    site.mta.command("postconf", "-Me", f"127.0.0.1:10026/inet=127.0.0.1:10026 inet n - n - - smtpd {again}")
+
+    assert not has(site, "without the policy service")
+    assert not has(site, "no_unknown_recipient_checks")
 
 
 def test_after_queue_filter_without_no_address_mappings(cleaned: Cleaned) -> None:

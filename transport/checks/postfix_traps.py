@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from transport.address import fold_domain
 from transport.checks.finding import Finding, error, note, warning
 from transport.config.settings import Domain, Settings, Unknown
 from transport.maps import tls_policy
@@ -32,6 +33,7 @@ def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]
     yield from watch.recipient_maps()
     yield from watch.catch_all()
     yield from watch.classes()
+    yield from watch.dependents()
     yield from watch.delimiter()
     yield from watch.restrictions()
     yield from watch.receivers()
@@ -48,7 +50,7 @@ class _Traps:
         self.settings, self.postfix, self.plan = settings, postfix, plan
         self.domains = [d for d in settings.domains.values() if d.enabled == "yes"]
         planner = Planner(settings, postfix, plan.deploy, plan.maps or maps_directory(settings))
-        self.is_ours, self.socket, self.own = planner.is_ours, planner.guard.socket, planner.own
+        self.is_ours, self.guard, self.socket = planner.is_ours, planner.guard, planner.guard.socket
 
     def live_maps(self) -> Iterator[Finding]:
         """No live map without the guard, none where an error kills or stops more than our own mail."""
@@ -168,6 +170,16 @@ class _Traps:
                     "list the domain in a regexp: table, or take relay_domains out of parent_domain_matches_subdomains",
                 )
 
+    def dependents(self) -> Iterator[Finding]:
+        """Mail of other domains that would wait for us too."""
+        if self.plan.deploy != "live":
+            return  # files answer for listed addresses
+        address = self.postfix.full("always_bcc").lower()
+        name = fold_domain(address.rpartition("@")[2] if "@" in address else self.postfix.full("myorigin")) or ""
+        if address and any(name == d.name for d in self.domains):
+            yield warning(f"always_bcc = {address}: with the daemon stopped mail of every domain is put off",
+                          "deploy both, or name an address of another domain")  # fmt: skip
+
     def delimiter(self) -> Iterator[Finding]:
         """Both must cut addresses at the same place."""
         ours, theirs = self.settings.daemon.recipient_delimiter, self.postfix.full("recipient_delimiter")
@@ -209,7 +221,8 @@ class _Traps:
 
     def _receiver(self, service: Service) -> Iterator[Finding]:
         name = service.name.rpartition(":")[2]
-        inner = service.overrides.get("content_filter") == ""
+        # what a filter gives back, after the queue (FILTER_README) or before it (SMTPD_PROXY_README)
+        inner = service.overrides.get("content_filter") == "" or "smtpd_authorized_xforward_hosts" in service.overrides
         own = service.overrides.get("smtpd_recipient_restrictions")
         if (
             own is not None
@@ -294,8 +307,9 @@ class _Traps:
         """The daemon's sockets are there, and Postfix may use them."""
         if self.plan.deploy == "static":
             return
-        for listener in (*self.settings.daemon.socketmap[:1], *self.settings.daemon.policy[:1]):
-            if listener.kind != "unix":
+        daemon = self.settings.daemon
+        for listener in (self.guard.listener(daemon.socketmap), self.guard.listener(daemon.policy)):
+            if listener is None or listener.kind != "unix":
                 continue
             path = Path(listener.path)
             try:

@@ -52,15 +52,23 @@ class Guard:
 
     @property
     def socket(self) -> str:
-        """The daemon's first socketmap listener, without the map's name."""
-        listeners = self.settings.daemon.socketmap
-        return f"socketmap:{self.endpoint(listeners[0])}" if listeners else ""
+        """The daemon's socketmap listener for this Postfix, without the map's name."""
+        listener = self.listener(self.settings.daemon.socketmap)
+        return f"socketmap:{self.endpoint(listener)}" if listener else ""
 
     @property
     def policy(self) -> str:
-        """The daemon's first policy listener."""
-        listeners = self.settings.daemon.policy
-        return self.endpoint(listeners[0]) if listeners else ""
+        """The daemon's policy listener for this Postfix."""
+        listener = self.listener(self.settings.daemon.policy)
+        return self.endpoint(listener) if listener else ""
+
+    def listener(self, listeners: Sequence[Listener]) -> Listener | None:
+        """The first one that this Postfix can reach: each of several instances has a queue folder of its own."""
+        return next((one for one in listeners if self._reaches(one)), listeners[0] if listeners else None)
+
+    def _reaches(self, listener: Listener) -> bool:
+        inside = listener.kind != "unix" or Path(listener.path).is_relative_to(self.postfix.queue_directory)
+        return inside or not self.postfix.chrooted
 
     def endpoint(self, listener: Listener) -> str:
         """A listener as Postfix writes it: below the queue folder relative to it, which works chrooted and not."""
@@ -72,11 +80,8 @@ class Guard:
 
     def unreachable(self) -> list[str]:
         """Sockets that a chrooted service cannot connect to."""
-        if not self.postfix.chrooted:
-            return []
-        first = [*self.settings.daemon.socketmap[:1], *self.settings.daemon.policy[:1]]
-        queue = self.postfix.queue_directory
-        return [s.path for s in first if s.kind == "unix" and not Path(s.path).is_relative_to(queue)]
+        chosen = self.listener(self.settings.daemon.socketmap), self.listener(self.settings.daemon.policy)
+        return [one.path for one in chosen if one is not None and not self._reaches(one)]
 
     def live(self, name: str) -> list[str]:
         """The guarded live map, as entries of a parameter."""
