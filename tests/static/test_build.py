@@ -266,3 +266,17 @@ def test_many_domains_are_an_indexed_file(setup: Setup) -> None:
     assert setup.look_up("lmdb:relay_domains", "late.example") == ""
     setup.build()
     assert setup.look_up("lmdb:relay_domains", "late.example") == "OK"
+
+
+def test_an_index_older_than_its_text_is_made_again(setup: Setup) -> None:
+    """A build for another type alone leaves an index behind; the next one of that type finds it old, and mends it."""
+    setup.build()
+    setup.people([f"u{n}@example.com" for n in range(40)] + ["new@example.com"])
+    setup.build("--type=cdb")
+    assert setup.look_up("lmdb:relay_recipients", "new@example.com") == ""
+
+    assert setup.build("--check", check=False).returncode == 1
+    setup.build()
+
+    assert setup.look_up("lmdb:relay_recipients", "new@example.com") == "LOCAL"
+    assert setup.build("--check").returncode == 0

@@ -11,6 +11,7 @@ from transport.checks.postfix_traps import traps
 from transport.config.settings import Settings
 from transport.maps.guard import NAME as TABLE
 from transport.maps.guard import domain_rows, policy_rows, read
+from transport.maps.write import is_old
 from transport.mta.postfix import Postfix, split_list
 from transport.mta.postfix_parts import SUFFIX, Plan, Setting
 from transport.mta.postfix_plan import Planner, maps_directory
@@ -115,6 +116,8 @@ def _tables(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Findin
                     )
                 elif not Path(name + SUFFIX[kind]).exists():
                     yield error(f"{name}{SUFFIX[kind]} is missing", BUILD)
+                elif is_old(Path(name + SUFFIX[kind])):
+                    yield error(f"{name}{SUFFIX[kind]} is older than its text", BUILD)
             elif kind in ("regexp", "cidr") and name not in seen and not Path(name).exists():
                 seen.add(name)
                 if not any(file.path == Path(name) for file in plan.files):

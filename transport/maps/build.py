@@ -30,6 +30,7 @@ from transport.maps.write import (
     cut_short,
     give_to_owner,
     installing,
+    is_old,
     is_ours,
 )
 
@@ -367,9 +368,12 @@ class _Run:
             entry.removed, entry.added, entry.differences = text.differences(_SHOWN)
         for kind in entry.types:
             index = postmap.index_path(entry.path, kind)
-            if postmap.ENDINGS.get(kind) and not entry.changed and not index.exists():
+            if not postmap.ENDINGS.get(kind) or entry.changed:
+                continue
+            fault = "is missing" if not index.exists() else "is older than its text" if is_old(index) else ""
+            if fault:
                 entry.changed = True
-                entry.differences.append(f"{index} is missing")
+                entry.differences.append(f"{index} {fault}")
 
     def _ended(self, job: postmap.Job) -> None:
         self.report.warnings.extend(job.wait()[:5])

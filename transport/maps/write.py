@@ -55,6 +55,14 @@ def is_ours(path: Path) -> bool:
         return False
 
 
+def is_old(index: Path) -> bool:
+    """Whether what was made of a text is older than that: a build for another type has written the text anew."""
+    try:
+        return index.stat().st_mtime_ns < index.with_suffix("").stat().st_mtime_ns
+    except OSError:
+        return False
+
+
 def create(path: Path) -> int:
     """A descriptor of a new file, readable by us alone. In another user's folder its name may be a link to any file of
     the host: what lies there is removed, never followed. Raises OSError."""
