@@ -134,6 +134,16 @@ def test_the_lines_do_nothing_without_the_tables(cleaned: Cleaned) -> None:
     assert "relay_domains is missing: run splitmx build" in done.stderr
 
 
+def test_a_folder_that_main_cf_cannot_name(cleaned: Cleaned) -> None:
+    """A blank in a path would be the end of it in main.cf, and of all mail: refused by name."""
+    site = Site(cleaned, deploy="both")
+    site.maps = site.folder / "our maps"
+
+    _, plan = planned(site)
+
+    assert any(f"Postfix cannot name {site.maps}" in problem for problem in plan.problems)
+
+
 def test_relay_domains_that_repeat_mydestination(cleaned: Cleaned) -> None:
     """The default of old main.cf files, `relay_domains = $mydestination`, is no second class."""
     site = Site(

@@ -25,6 +25,7 @@ from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, M
 from transport.names import local_stores
 
 DEPLOYMENTS = ("live", "static", "both")
+_UNNAMEABLE = re.compile(r"[\s,{}$]")
 _FILES = re.compile(r"(\w+):(/[^\s,{}]+)")
 
 
@@ -57,6 +58,11 @@ class Planner:
         self.plan.problems += [
             f"{path} was not written by splitmx, and would be lost: the maps need a folder of their own"
             for path in strangers(maps)
+        ]
+        self.plan.problems += [
+            f"Postfix cannot name {path}: choose one without blanks, commas, braces and $"
+            for path in (str(maps), self.guard.socket, self.guard.policy)
+            if _UNNAMEABLE.search(path)
         ]
         self._classes()
         if self.live:
