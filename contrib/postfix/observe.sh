@@ -3,13 +3,13 @@
 # splitmx on a Postfix in /etc/postfix, deployed live.
 # Keep a copy of main.cf and master.cf. First write the tables: splitmx build
 case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
+export MAIL_CONFIG=/etc/postfix
 
-# while one of these is missing Postfix takes no mail for anybody
+# while one of these is missing Postfix takes no mail for anybody: where it runs, nothing is done
 for table in /var/lib/splitmx/maps/domains.sqlite; do
   [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }
 done
-[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac
-export MAIL_CONFIG=/etc/postfix
+[ -z "${missing-}" ] || ! postfix status 2>/dev/null || case $- in *i*) ;; *) exit 1 ;; esac
 
 # names of ours, asked without the daemon
 cat > /etc/postfix/splitmx-policy.cf <<'END'

@@ -7,13 +7,13 @@
 # Address classes, which stay as they are:
 #   example.com: relay_domains
 case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
+export MAIL_CONFIG=/etc/postfix
 
-# while one of these is missing Postfix takes no mail for anybody
+# while one of these is missing Postfix takes no mail for anybody: where it runs, nothing is done
 for table in /var/lib/splitmx/maps/relay_domains /var/lib/splitmx/maps/relay_recipients.lmdb /var/lib/splitmx/maps/transport.lmdb /var/lib/splitmx/maps/virtual_alias.lmdb; do
   [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }
 done
-[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac
-export MAIL_CONFIG=/etc/postfix
+[ -z "${missing-}" ] || ! postfix status 2>/dev/null || case $- in *i*) ;; *) exit 1 ;; esac
 
 # the split domains, exactly: no subdomain becomes ours by accident
 postconf -e 'relay_domains = regexp:/var/lib/splitmx/maps/relay_domains'

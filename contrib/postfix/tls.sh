@@ -6,13 +6,13 @@
 # Address classes, which stay as they are:
 #   example.com: relay_domains
 case $- in *i*) ;; *) set -e ;; esac  # as a script it ends at the first error
+export MAIL_CONFIG=/etc/postfix
 
-# while one of these is missing Postfix takes no mail for anybody
+# while one of these is missing Postfix takes no mail for anybody: where it runs, nothing is done
 for table in /var/lib/splitmx/maps/domains.sqlite /var/lib/splitmx/maps/relay_domains /var/lib/splitmx/maps/tls_policy.db; do
   [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }
 done
-[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac
-export MAIL_CONFIG=/etc/postfix
+[ -z "${missing-}" ] || ! postfix status 2>/dev/null || case $- in *i*) ;; *) exit 1 ;; esac
 
 # names of ours, asked without the daemon
 cat > /etc/postfix/splitmx-domains.cf <<'END'

@@ -121,15 +121,20 @@ def test_the_lines_end_at_the_first_error(cleaned: Cleaned) -> None:
     assert (site.mta.config / "main.cf").read_text() == before
 
 
-def test_the_lines_do_nothing_without_the_tables(cleaned: Cleaned) -> None:
-    """With a table missing Postfix would take no mail for anybody: it is named, and nothing is changed."""
+@pytest.mark.parametrize("running", [True, False])
+def test_the_lines_need_their_tables(cleaned: Cleaned, running: bool) -> None:
+    """With a table missing Postfix would take no mail for anybody: it is named, and a running Postfix is left alone."""
     site = Site(cleaned)
     printed = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config)).stdout
+    if running:
+        site.mta.start()
     before = (site.mta.config / "main.cf").read_text()
 
     done = subprocess.run(["sh"], input=printed, capture_output=True, text=True, check=False)
 
-    assert (done.returncode, (site.mta.config / "main.cf").read_text()) == (1, before)
+    assert (done.returncode, (site.mta.config / "main.cf").read_text() == before) == (
+        (1, True) if running else (0, False)
+    )
     assert "domains.sqlite is missing: run splitmx build" in done.stderr
     assert "relay_domains is missing: run splitmx build" in done.stderr
 

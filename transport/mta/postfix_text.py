@@ -46,15 +46,15 @@ def _lines(plan: Plan, postfix: Postfix) -> Iterator[str]:
         if len(plan.classes) > 20:
             yield f"#   and {len(plan.classes) - 20} more"
     yield _STOP if plan.problems else _CAREFUL
+    yield f"export MAIL_CONFIG={shlex.quote(str(postfix.directory))}"
     tables = _tables(plan)
     if tables:
         yield ""
-        yield "# while one of these is missing Postfix takes no mail for anybody"
+        yield "# while one of these is missing Postfix takes no mail for anybody: where it runs, nothing is done"
         yield f"for table in {' '.join(shlex.quote(table) for table in tables)}; do"
         yield '  [ -e "$table" ] || { missing=$table; echo "splitmx: $table is missing: run splitmx build" >&2; }'
         yield "done"
-        yield '[ -z "${missing-}" ] || case $- in *i*) ;; *) exit 1 ;; esac'
-    yield f"export MAIL_CONFIG={shlex.quote(str(postfix.directory))}"
+        yield '[ -z "${missing-}" ] || ! postfix status 2>/dev/null || case $- in *i*) ;; *) exit 1 ;; esac'
     for file in plan.files:
         yield ""
         yield f"# {file.why}"
