@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""systemd/splitmx.service: what the daemon starts works inside the unit's sandbox."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).resolve().parents[2] / "systemd" / "splitmx.service"
+
+# socket(2) of any family but argv[1]'s fails with EAFNOSUPPORT, as RestrictAddressFamilies= makes it fail
+# (systemd.exec(5)); then argv[3:] runs. A classic BPF program (seccomp(2)) over struct seccomp_data: the number of
+# the call at octet 0, its first argument at octet 16.
+SANDBOX = """
+import ctypes, os, socket, struct, sys
+families = [getattr(socket, name) for name in sys.argv[1].split()]
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | 97
+program = [(LOAD, 0, 0, 0), (EQUAL, 0, len(families) + 2, int(sys.argv[2])), (LOAD, 0, 0, 16)]
+program += [(EQUAL, len(families) - place, 0, family) for place, family in enumerate(families)]
+program += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+prctl = lambda *words: libc.prctl(*(ctypes.c_ulong(word) for word in words))
+whole = Program(len(program), ctypes.addressof(code))
+assert prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert prctl(22, 2, ctypes.addressof(whole), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+SOCKET = {"x86_64": 41, "aarch64": 198}
+"""The number of socket(2)."""
+
+
+def setting(name: str) -> str:
+    """The value of a setting of the unit."""
+    [value] = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{name}=")]
+    return value
+
+
+@pytest.mark.skipif(platform.machine() not in SOCKET, reason="the number of socket(2) is not known here")
+def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
+    """The keeper's postmap lives with the unit's address families: it looks at the host's interfaces by netlink."""
+    if shutil.which("postmap") is None:
+        pytest.skip("Postfix is not installed")
+    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\n")
+    (tmp_path / "people").write_text("ann@example.com LOCAL\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SANDBOX, setting("RestrictAddressFamilies"), str(SOCKET[platform.machine()]),
+         "postmap", "-c", str(tmp_path), f"lmdb:{tmp_path}/people"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "people.lmdb").exists()
