@@ -12,6 +12,7 @@ import errno
 import fcntl
 import grp
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,15 @@ _PATH_LIMIT = 107  # sun_path less its NUL, unix(7)
 
 
 class ListenError(Exception):
-    """A listener cannot be opened; the text says which, why and what to do."""
+    """A listener cannot be opened; the text says which, why and what to do.
+
+    later: the system refused it (an address or a folder that is not there yet, a full disk, a port in use), so that
+    another attempt may succeed with the same configuration.
+    """
+
+    def __init__(self, text: str, later: bool = False) -> None:
+        super().__init__(text)
+        self.later = later
 
 
 class LockHeldError(Exception):
@@ -45,6 +54,26 @@ def take_lock(state: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def state_fault(state: Path, error: OSError) -> dict[str, object]:
+    """What `take_lock` met, as the fields of a log line: which file, why, and what to do."""
+    hint = "the service tries again by itself once that is mended"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = f"it has to belong to the daemon's user: chown -R {_own_name()}: {state}"
+    elif error.errno == errno.EROFS:
+        hint = "read-only for the daemon: under systemd, name it in ReadWritePaths="
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room"
+    return {"state": state, "file": error.filename, "error": error.strerror, "hint": hint}
+
+
+def _own_name() -> str:
+    """This process's user."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def roles(daemon: Daemon) -> Iterator[tuple[str, str, Listener]]:
@@ -158,7 +187,7 @@ def open_one(role: str, map_name: str, listener: Listener, given: dict[object, s
         else:
             sock = _bind_inet(listener)
     except OSError as error:
-        raise ListenError(f"{listener.name}: {error.strerror or error}{_hint(error)}") from error
+        raise ListenError(f"{listener.name}: {error.strerror or error}{_hint(error)}", later=True) from error
     sock.setblocking(False)
     return Open(role, map_name, listener, sock, inherited is not None)
 
@@ -175,6 +204,10 @@ def _hint(error: OSError) -> str:
         return ": the daemon's user may not write there, or is not in the socket's group (SupplementaryGroups=)"
     if error.errno == errno.ENOENT:
         return ": its directory does not exist (systemd/splitmx.tmpfiles makes it)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ": this host does not have that address now"
+    if error.errno == errno.EROFS:
+        return ": read-only for the daemon (under systemd: name its directory in ReadWritePaths=)"
     return ""
 
 
@@ -243,7 +276,7 @@ def _bind_inet(listener: Listener) -> socket.socket:
             listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
     except socket.gaierror as error:
-        raise ListenError(f"{listener.name}: {error.strerror}") from error
+        raise ListenError(f"{listener.name}: {error.strerror}", later=True) from error
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     try:

@@ -71,13 +71,13 @@ class Supervisor:
             log.say(log.ERROR, str(error))
             return EXIT_LATER
         except OSError as error:
-            log.say(log.ERROR, "the state directory cannot be used", state=daemon.state, error=error.strerror)
-            return EXIT_CONFIG
+            log.say(log.ERROR, "the state directory cannot be used", **sockets.state_fault(daemon.state, error))
+            return EXIT_LATER
         try:
             self.listeners.open(daemon, notify.listen_fds())
         except sockets.ListenError as error:
             log.say(log.ERROR, "cannot listen", error=error)
-            return EXIT_CONFIG
+            return EXIT_LATER if error.later else EXIT_CONFIG
         children.raise_descriptor_limit()
         self._signals()
         log.say(log.INFO, "starting", config=self.path, workers=len(self.workers), domains=len(self.settings.domains))

@@ -230,6 +230,47 @@ def test_socket_of_somebody_else_is_not_taken_over(sites: Callable[..., Site]) -
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("listener", "words"),
+    [
+        ("inet:192.0.2.77:10460", "does not have that address now"),
+        ("unix:{folder}/later/map.sock", "its directory does not exist"),
+    ],
+)
+def test_a_listener_that_cannot_be_had_yet_is_no_wrong_configuration(
+    sites: Callable[..., Site], listener: str, words: str
+) -> None:
+    """Where another attempt may succeed, the daemon ends with 75: the service manager tries no more after a 2."""
+    site = sites("ann@example.com")
+    text = site.config().replace("[daemon]", '[daemon]\nallow = ["192.0.2.0/24"]')
+    text = text.replace("exim = [", f'exim = ["{listener.format(folder=site.folder / "gone")}", ')
+    site.splitmx.write(text)
+    done = subprocess.run(
+        [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 75, done.stderr
+    assert words in done.stderr
+    assert not site.map.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_state_of_another_user_is_named(sites: Callable[..., Site]) -> None:
+    """A state directory that root took over ends with 75, the file and the command that mends it."""
+    site = sites("ann@example.com")
+    site.folder.chmod(0o711)
+    site.splitmx.config.chmod(0o644)
+    state = site.folder / "state"
+    state.mkdir(exist_ok=True)
+    (state / "lock").touch(0o600)
+    done = subprocess.run(
+        [*COMMAND, "--config", str(site.splitmx.config), "serve", "--user", "nobody"],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert f"chown -R nobody: {state}" in done.stderr
+    assert f"{state}/lock" in done.stderr
+
+
 def test_stale_socket_is_replaced_and_has_its_mode(sites: Callable[..., Site]) -> None:
     """A socket file that nobody listens on is replaced; mode is as configured."""
     site = sites("ann@example.com")
