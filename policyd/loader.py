@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from policyd.version import replaced
 from transport.config.settings import Daemon, Settings
 
 _PATIENCE = 30.0  # seconds for reading the configuration, waves' files included
@@ -99,6 +100,8 @@ def _child(path: Path, writing: int) -> None:
 
 def load(path: Path) -> Loaded:
     """Load and check `path` here and now; every mistake becomes one line, nothing is raised for a bad file."""
+    if replaced():  # half of what checks the file would be of the one version, half of the other
+        return Loaded(None, "", ("the program's files have changed (another version?): restart it instead",))
     try:
         from transport.config.errors import ConfigErrors
         from transport.config.load import load as load_settings

@@ -37,6 +37,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     from policyd import log
     from policyd.loader import Loader
     from policyd.supervisor import EXIT_CONFIG, Supervisor
+    from policyd.version import running
 
     log.setup(log_level)
     log.process("supervisor")
@@ -48,6 +49,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
         )
     loader = Loader(config)
     _preload()
+    running()  # asked now: pip may exchange the files later
     loaded = loader.wait()
     if loaded.settings is None:
         for error in loaded.errors:

@@ -89,6 +89,11 @@ def _directory(entry: dict[str, Any]) -> str:
 
 def _attention(found: dict[str, Any]) -> Iterator[str]:
     """What an administrator should look at."""
+    from policyd.version import running
+
+    own = running()
+    if own and found["version"] and own != found["version"]:
+        yield f"splitmx {own} is installed, {found['version']} still runs: systemctl restart splitmx"
     missing = found["workers"]["configured"] - len(found["workers"]["running"])
     if missing > 0:
         yield f"{missing} workers are not running"

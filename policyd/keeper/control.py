@@ -33,10 +33,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from policyd import log
-from policyd.keeper.status import version
 from policyd.keeper.syncing import Order, Syncing
 from policyd.link import Live
 from policyd.sockets import Open
+from policyd.version import running
 from transport.address import forms, parse
 from transport.names import Of
 from transport.sync import SyncReport
@@ -110,7 +110,7 @@ class Control:
             return {"ok": False, "error": f"fault in the daemon: {type(error).__name__}; see its log", "later": True}
 
     async def _do_ping(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": version()}
+        return {"pid": os.getpid(), "version": running()}
 
     async def _do_status(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         return {"status": self.keeper.status()}

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from policyd import sockets
+from policyd.version import running
 
 if TYPE_CHECKING:
     from policyd.keeper.main import Keeper
@@ -20,7 +21,7 @@ def status(keeper: Keeper) -> dict[str, Any]:
     crowd = keeper.crowd
     answers = sum(crowd.decisions.values())
     return {
-        "version": version(),
+        "version": running(),
         "time": time.time(),
         "keeper": {"pid": os.getpid(), "since": keeper.started},
         "config": {
@@ -150,14 +151,3 @@ def _directories(keeper: Keeper) -> dict[str, Any]:
             }
         found[name] = one
     return found
-
-
-def version() -> str:
-    """Of this program, "" when it is not installed."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("splitmx")
-    except PackageNotFoundError:
-        return ""

@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.site import LOCAL, REMOTE, Site
+from tests.mta import daemon
 from tests.mta.waiting import wait_for
 from tests.servers.slapd import Slapd
 from tests.servers.sqlite import SqliteTable
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_reload_swaps_settings_without_dropping_a_connection(site: Site) -> None:
@@ -173,3 +178,34 @@ def test_restart_answers_from_the_index_at_once(site: Site) -> None:
     site.splitmx.start()
     assert site.ask("ann@example.com") == ("OK", LOCAL)
     assert site.ask("new@example.com")[0] == "TEMP"
+
+
+def test_a_newer_installation_below_the_daemon_is_said(
+    sites: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other files under it the daemon tells its own version, and refuses a reload with what to do."""
+    for package in ("policyd", "transport"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    old = tmp_path / "splitmx-0.0.1.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: splitmx\nVersion: 0.0.1\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from policyd.cli import main; main()"
+    monkeypatch.setattr(daemon, "COMMAND", [sys.executable, "-I", "-c", code])
+    site = sites("ann@example.com").start()
+    assert site.status()["version"] == "0.0.1"
+    old.rename(tmp_path / "splitmx-0.0.2.dist-info")
+    (tmp_path / "splitmx-0.0.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: splitmx\nVersion: 0.0.2\n"
+    )
+    for file in (tmp_path / "policyd").glob("*.py"):
+        fresh = file.with_suffix(".new")
+        shutil.copy(file, fresh)
+        fresh.replace(file)
+    site.splitmx.write(site.config().replace(LOCAL, "lmtp:[127.0.0.1]:24"))
+    answer = site.control("reload")
+    assert not answer["ok"]
+    assert "restart it instead" in answer["error"]
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    assert site.status()["version"] == "0.0.1"
+    done = site.splitmx.run("status")
+    assert "splitmx 0.0.2 is installed, 0.0.1 still runs: systemctl restart splitmx" in done.stdout
