@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 GROUP = "splitmx"
 """The daemon's, as systemd/splitmx.sysusers makes it."""
 
+LOCAL_CLASSES = "mydestination, virtual_mailbox_domains and Exim's local_domains"
+"""Where the MTA itself knows how to deliver to who is here."""
+
 
 @click.command(
     epilog=examples(
@@ -119,17 +122,11 @@ def _text(
 ) -> str:
     from transport.config.errors import dotted
 
-    queue = _postconf("queue_directory") or "/var/spool/postfix"
-    group = "postfix" if _postconf("queue_directory") else ""
-    access = f"?mode=0660&group={group}" if group else ""
-    delimiter = _postconf("recipient_delimiter") if group else "+"  # a Postfix without one knows no extensions
     lines = [
         "# splitmx: written by `splitmx init`. docs/configuration.md and contrib/splitmx.toml explain every key.",
         "",
         "[daemon]",
-        f'socketmap = ["unix:{queue}/splitmx/socketmap.sock{access}"]',
-        f'policy    = ["unix:{queue}/splitmx/policy.sock{access}"]',
-        f"recipient_delimiter = {_quoted(delimiter)}  # as in main.cf",
+        *_listeners(),
         "",
         "[directories.here]  # who is on this side",
         *directory,
@@ -147,11 +144,41 @@ def _text(
             f"destination = {_quoted(name)}",
             'unknown = "verify"  # who is listed nowhere: ask the other side before accepting',
             f"local_transport = {_quoted(local_transport)}"
-            + ("" if local_transport else "  # empty: right in mydestination and virtual_mailbox_domains only"),
+            + ("" if local_transport else f"  # empty: right in {LOCAL_CLASSES} only"),
             '# postmaster = "…"  # an address; mail for postmaster@ must always arrive somewhere',
             "",
         ]
     return "\n".join(lines)
+
+
+def _listeners() -> list[str]:
+    """Where this host's MTA asks: Postfix below its queue directory, an Exim alone in the unit's own folder."""
+    queue = _postconf("queue_directory")
+    if not queue and (shutil.which("exim4") or shutil.which("exim")):
+        group = _exim_group()
+        access = f"&group={group}" if group else ""
+        return [f'exim = ["unix:/run/splitmx/exim.sock?mode=0660{access}"]', 'recipient_delimiter = "+"']
+    access = "?mode=0660&group=postfix" if queue else ""
+    delimiter = _postconf("recipient_delimiter") if queue else "+"  # a Postfix without one knows no extensions
+    folder = f"{queue or '/var/spool/postfix'}/splitmx"
+    return [
+        f'socketmap = ["unix:{folder}/socketmap.sock{access}"]',
+        f'policy    = ["unix:{folder}/policy.sock{access}"]',
+        f"recipient_delimiter = {_quoted(delimiter)}  # as in main.cf",
+    ]
+
+
+def _exim_group() -> str:
+    """The group of the user that Exim runs as, "" when none of the usual ones is known here."""
+    import grp
+    import pwd
+
+    for user in ("Debian-exim", "mailnull", "exim"):
+        try:
+            return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+        except KeyError:
+            continue
+    return ""
 
 
 def _quoted(text: str) -> str:

@@ -129,3 +129,19 @@ def test_the_delimiter_is_that_of_main_cf(tmp_path: Path, monkeypatch: pytest.Mo
     for line, wanted in (("", ""), ("recipient_delimiter = +-\n", "+-")):
         (tmp_path / "main.cf").write_text(f"compatibility_level = 3.6\n{line}")
         assert f'recipient_delimiter = "{wanted}"' in init(tmp_path / "x", "--print", "--file", "/x").stdout
+
+
+def test_beside_an_exim_the_daemon_listens_for_exim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no Postfix is, nothing listens below its queue directory: that is not there, and no daemon could start."""
+    exim = tmp_path / "bin" / "exim4"
+    exim.parent.mkdir()
+    exim.write_text("#!/bin/sh\n")
+    exim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(exim.parent))
+    (tmp_path / "people").write_text("ann@example.com\n")
+    config = tmp_path / "splitmx.toml"
+    assert init(config, "--file", str(tmp_path / "people")).exit_code == 0
+    daemon = load(config).daemon
+    assert [one.path for one in daemon.exim] == ["/run/splitmx/exim.sock"]
+    assert not daemon.socketmap
+    assert not daemon.policy

@@ -58,3 +58,21 @@ def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "people.lmdb").exists()
+
+
+@pytest.mark.parametrize("page", ["install.md", "systemd.md"])
+def test_the_documented_commands_install_every_unit(tmp_path: Path, page: str) -> None:
+    """The lines that install units work on a host that has none of the folders, as a small Debian 12 is."""
+    found = [
+        line.strip().partition(" && ")[0].partition("  #")[0]
+        for line in (UNIT.parents[1] / "docs" / page).read_text().splitlines()
+        if line.startswith(("install ", "cp ")) and "splitmx" in line and " /root/" not in line
+    ]  # fmt: skip
+    assert len(found) == 5
+    for line in found:
+        done = subprocess.run(
+            line.replace(" /etc/", f" {tmp_path}/etc/"), shell=True, cwd=UNIT.parent, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "etc/systemd/system/splitmx.service").read_text() == UNIT.read_text()
+    assert {path.name for path in tmp_path.rglob("*.conf")} == {"splitmx.conf", "postfix.conf", "exim.conf"}
