@@ -105,6 +105,7 @@ def load(path: Path) -> Loaded:
     try:
         from transport.config.errors import ConfigErrors
         from transport.config.load import load as load_settings
+        from transport.config.load import unreadable
     except ImportError as error:  # the files on disk are of another version than what runs
         return Loaded(None, "", (f"the program's files have changed ({error}): restart it instead",))
     try:
@@ -112,8 +113,10 @@ def load(path: Path) -> Loaded:
         return Loaded(load_settings(path), text, ())
     except ConfigErrors as errors:
         return Loaded(None, "", tuple(str(error) for error in errors.errors) or (str(errors),))
-    except (OSError, UnicodeDecodeError) as error:
-        return Loaded(None, "", (f"{path}: {getattr(error, 'strerror', None) or error}",))
+    except OSError as error:
+        return Loaded(None, "", (str(unreadable(path, error)),))
+    except UnicodeDecodeError as error:
+        return Loaded(None, "", (f"{path}: {error}",))
     except Exception as error:
         return Loaded(None, "", (f"{path}: cannot be checked: {type(error).__name__}: {error}",))
 

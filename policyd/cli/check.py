@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from policyd.cli import EXIT_FOUND, EXIT_GOOD, EXIT_USAGE
-from policyd.cli.common import config_option, examples, json_option, print_json, visible
+from policyd.cli.common import config_option, examples, json_option, note, print_json, visible
 
 if TYPE_CHECKING:
     from transport.checks.destinations import DestinationResult
@@ -30,7 +30,7 @@ def check(config: Path, as_json: bool, offline: bool, with_plan: bool) -> int:
 
     Says every mistake at once, each with its line. Reads each directory whole (beside the running daemon, without
     changing anything), asks it live as the daemon does, and compares what they say together; looks each destination
-    up and speaks to it up to STARTTLS.
+    up and speaks to it up to STARTTLS. Run by root it does so as the daemon's user, who has to read all of it.
 
     Ends with 0 when all is good, 1 when there is an error or a warning, 2 when the configuration cannot be used.
     """
@@ -52,7 +52,14 @@ def check(config: Path, as_json: bool, offline: bool, with_plan: bool) -> int:
 
         overview = Overview(len(settings.domains), findings=findings(settings))
     else:
+        from policyd.cli.asuser import again, daemons_user
         from transport.checks.overview import look
+
+        user = daemons_user(settings.daemon)
+        if user is not None:
+            note(f"as {user.name}, the daemon's user")
+            words = ["check", *(["--json"] if as_json else []), *(["--plan"] if with_plan else [])]
+            return again(user, config, words)
 
         with _progress(as_json) as progress:
             overview = look(settings, progress=progress)

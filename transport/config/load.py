@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import grp
 import json
+import os
+import pwd
 import re
 import tomllib
 from hashlib import blake2b
@@ -41,13 +43,25 @@ _TYPES = {
 }
 
 
+def unreadable(path: Path, error: OSError) -> ConfigError:
+    """The mistake that a file which cannot be read is, with what to do."""
+    allowed = "a configuration file; name another one with --config or SPLITMX_CONFIG"
+    if isinstance(error, PermissionError):
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            user = f"user {os.geteuid()}"
+        allowed = f"""a file that {user} may read. The daemon's user reads it after
+            chown root:splitmx and chmod 640 (750 for its folder); commands are run as root or as that user"""
+    return ConfigError(str(path), "", "", error.strerror or "an error", " ".join(allowed.split()))
+
+
 def load(path: Path) -> Settings:
     """The settings of a file. Raises ConfigErrors, also when the file cannot be read."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        hint = "a configuration file; name another one with --config or SPLITMX_CONFIG"
-        raise ConfigErrors([ConfigError(str(path), "", "", error.strerror or "an error", hint)]) from None
+        raise ConfigErrors([unreadable(path, error)]) from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
