@@ -266,8 +266,9 @@ class Keeper:
                             "--accept takes them", directory=name, held=report.held,
                             why="; ".join(sorted({one.why for one in report.held_changes}))[:300])  # fmt: skip
         else:
-            log.limited(log.WARNING, f"sync {name}", "directory was not read", directory=name, error=report.error,
-                        hint=report.hint)  # fmt: skip
+            # by its text: who mends one fault and reloads is to see the next one
+            log.limited(log.WARNING, f"sync {name} {report.error}", "directory was not read", directory=name,
+                        error=report.error, hint=report.hint)  # fmt: skip
             if report.broken and sync.instance == sync.writer.instance:  # else it was rebuilt meanwhile
                 self._task(self.index.rebuild(report.error, self.settings))
         self.renew()

@@ -209,3 +209,14 @@ def test_a_newer_installation_below_the_daemon_is_said(
     assert site.status()["version"] == "0.0.1"
     done = site.splitmx.run("status")
     assert "splitmx 0.0.2 is installed, 0.0.1 still runs: systemctl restart splitmx" in done.stdout
+
+
+def test_the_next_fault_of_a_directory_is_logged_at_once(site: Site) -> None:
+    """Who mends one fault and reloads sees the one behind it, though it is the same directory in the same minute."""
+    old = f"sqlite:///{site.people}"
+    for url in ("sqlite:////nonexistent/here.db", "postgres://u@127.0.0.1/mail"):
+        site.splitmx.write(site.config().replace(old, url))
+        assert site.control("reload")["ok"]
+        wait_for(lambda: site.status()["directories"]["here"].get("error"), 20, site.log)
+    wait_for(lambda: "write postgresql+psycopg:// in `url`" in site.log(), 20, site.log)
+    assert "/nonexistent/here.db does not exist" in site.log()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,6 +365,23 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DirectoryError) as caught:
         SqlSource("here", SqlOptions("postgresql://x@127.0.0.1/y", QUERY)).ask([("a", "b")], 1)
     assert caught.value.hint == "pip install 'splitmx[postgresql]'"
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("postgres://x@127.0.0.1/y", "postgresql+psycopg"),
+        ("postgresql+psycopg2://x@127.0.0.1/y", "postgresql+psycopg"),
+        ("mysql+mysqldb://x@127.0.0.1/y", "mysql+pymysql"),
+    ],
+)
+def test_another_programs_spelling_of_a_url_names_ours(monkeypatch: pytest.MonkeyPatch, url: str, meant: str) -> None:
+    """A driver that no extra installs, and a name that SQLAlchemy gave up, are answered with what to write."""
+    for name in ("psycopg2", "MySQLdb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DirectoryError) as caught:
+        SqlSource("here", SqlOptions(url, QUERY)).ask([("a", "b")], 1)
+    assert caught.value.hint == f"write {meant}:// in `url`"
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "foo://x", "postgresql+psycopg://h:port/x"])

@@ -30,7 +30,12 @@ LIVE = 2.0
 BULK = 120.0
 """Seconds without a row after which a listing is given up."""
 
-_EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql", "mysqldb": "mysql"}
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
+# (what stands in `url` -> what is meant by it) of other programs' drivers and SQLAlchemy's former names
+_MEANT = {
+    "postgres": "postgresql+psycopg", "pgsql": "postgresql+psycopg", "psycopg2": "postgresql+psycopg",
+    "mysqldb": "mysql+pymysql", "sqlite3": "sqlite",
+}  # fmt: skip
 # (what the driver says, lower case) -> what to do about it; the first that fits
 _HINTS: tuple[tuple[str, str], ...] = (
     (
@@ -127,11 +132,16 @@ def engine_of(url: str, *, live: bool) -> Engine:
         else:
             engine = create_engine(parsed, poolclass=NullPool)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").lower())
-        hint = f"pip install 'splitmx[{extra}]'" if extra else f"install the Python package {error.name}"
+        name = (error.name or "").lower()
+        hint = f"install the Python package {error.name}"
+        if name in _EXTRAS:
+            hint = f"pip install 'splitmx[{_EXTRAS[name]}]'"
+        elif name in _MEANT:
+            hint = f"write {_MEANT[name]}:// in `url`"
         raise DirectoryError(f"the database driver {error.name} is not installed", hint) from None
     except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
-        raise DirectoryError(clean(str(error), url), "check `url`") from None
+        meant = _MEANT.get(parsed.get_backend_name())
+        raise DirectoryError(clean(str(error), url), f"write {meant}:// in `url`" if meant else "check `url`") from None
     return engine
 
 
