@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class User:
 
 
 def daemons_user(daemon: Daemon) -> User | None:
-    """The owner of the state directory, before there is one the usual user; None when we are that user, or not root.
+    """The owner of the state directory, or the usual user before there is one.
+
+    None when we are not root, when the daemon is root's, and when its unit lets it read all that root may.
 
     Its groups are its own and those of the listeners: the daemon has to be in these to give them its sockets
     (SupplementaryGroups= of the unit).
@@ -42,7 +45,7 @@ def daemons_user(daemon: Daemon) -> User | None:
         entry = pwd.getpwuid(daemon.state.stat().st_uid) if daemon.state.exists() else pwd.getpwnam(USUAL)
     except (KeyError, OSError):
         return None
-    if entry.pw_uid == 0:
+    if entry.pw_uid == 0 or _reads_everything():
         return None
     groups = set(os.getgrouplist(entry.pw_name, entry.pw_gid))
     for listener in (*daemon.socketmap, *daemon.policy, *daemon.exim, *daemon.tcp_table.values(), daemon.control):
@@ -51,6 +54,18 @@ def daemons_user(daemon: Daemon) -> User | None:
         except KeyError:
             continue
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(sorted(groups)), entry.pw_dir)
+
+
+def _reads_everything() -> bool:
+    """Whether the unit lets the daemon read what root may (systemd/splitmx-cpanel.conf)."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "show", "--property=AmbientCapabilities", "splitmx.service"],
+            capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and "cap_dac_read_search" in done.stdout.lower()
 
 
 def again(user: User, config: Path, words: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -38,9 +39,9 @@ SOCKET = {"x86_64": 41, "aarch64": 198}
 """The number of socket(2)."""
 
 
-def setting(name: str) -> str:
+def setting(name: str, unit: Path = UNIT) -> str:
     """The value of a setting of the unit."""
-    [value] = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{name}=")]
+    [value] = [line.partition("=")[2] for line in unit.read_text().splitlines() if line.startswith(f"{name}=")]
     return value
 
 
@@ -60,19 +61,46 @@ def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
     assert (tmp_path / "people.lmdb").exists()
 
 
-@pytest.mark.parametrize("page", ["install.md", "systemd.md"])
-def test_the_documented_commands_install_every_unit(tmp_path: Path, page: str) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_the_cpanel_drop_in_reads_accounts_of_others(tmp_path: Path) -> None:
+    """With its capability another user reads what belongs to an account and to root, and writes nothing there."""
+    unit = UNIT.with_name("splitmx-cpanel.conf")
+    assert setting("ProtectHome", unit) == "read-only"
+    assert setting("AmbientCapabilities", unit) == setting("CapabilityBoundingSet", unit)
+    capability = "+" + setting("AmbientCapabilities", unit).lower().removeprefix("cap_")
+    folder = tmp_path / "etc"
+    folder.mkdir(0o700)
+    (folder / "passwd").write_text("ann:x\n")
+    (folder / "passwd").chmod(0o600)
+
+    def run(*words: str) -> int:
+        become = ["setpriv", "--reuid=nobody", "--clear-groups", f"--inh-caps={capability}"]
+        return subprocess.run([*become, f"--ambient-caps={capability}", *words], capture_output=True).returncode
+
+    assert run("cat", str(folder / "passwd")) == 0
+    assert run("touch", str(folder / "passwd")) != 0
+    assert run("touch", str(folder / "more")) != 0
+
+
+@pytest.mark.parametrize(
+    ("page", "count", "names"),
+    [
+        ("install.md", 5, {"splitmx.conf", "postfix.conf", "exim.conf"}),
+        ("systemd.md", 5, {"splitmx.conf", "postfix.conf", "exim.conf"}),
+        ("cpanel.md", 1, {"cpanel.conf"}),
+    ],
+)
+def test_the_documented_commands_install_every_unit(tmp_path: Path, page: str, count: int, names: set[str]) -> None:
     """The lines that install units work on a host that has none of the folders, as a small Debian 12 is."""
     found = [
         line.strip().partition(" && ")[0].partition("  #")[0]
         for line in (UNIT.parents[1] / "docs" / page).read_text().splitlines()
         if line.startswith(("install ", "cp ")) and "splitmx" in line and " /root/" not in line
     ]  # fmt: skip
-    assert len(found) == 5
+    assert len(found) == count
     for line in found:
         done = subprocess.run(
             line.replace(" /etc/", f" {tmp_path}/etc/"), shell=True, cwd=UNIT.parent, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "etc/systemd/system/splitmx.service").read_text() == UNIT.read_text()
-    assert {path.name for path in tmp_path.rglob("*.conf")} == {"splitmx.conf", "postfix.conf", "exim.conf"}
+    assert {path.name for path in tmp_path.rglob("*.conf")} == names

@@ -27,7 +27,10 @@ _LIST_ADDRESSES = (
     "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
 )  # fmt: skip
 _LARGEST = 64 << 20  # octets of one file; the largest host's have a few
-_RIGHTS = "let the daemon's user read it and enter its folders (an ACL on HOME and HOME/etc), or run it as root"
+_RIGHTS = (
+    "let the daemon's user read it and enter its folders: systemd/splitmx-cpanel.conf does, or an ACL on HOME and "
+    "HOME/etc with ProtectHome=read-only in the unit"
+)
 # between the targets of one line; not inside quotes
 _TARGET = re.compile(rf"(?:{QUOTED}|[^,])+")
 
