@@ -12,6 +12,9 @@ import click
 from policyd.cli import EXIT_FOUND, EXIT_GOOD
 from policyd.cli.common import config_option, examples, json_option, print_json, visible
 
+DOMAINS = "domains.sqlite"
+"""The guard's table (transport.maps.guard), which a running Postfix holds open."""
+
 
 @click.command(epilog=examples("splitmx status", "splitmx status --json | jq .directories"))
 @config_option
@@ -22,8 +25,12 @@ def status(config: Path, as_json: bool) -> int:
     Exit codes: 0 all is well, 1 something wants attention (it is listed last), 75 no daemon is running.
     """
     from policyd.cli.control import must_call
+    from policyd.cli.reloaded import since
 
     found = must_call(config, "status", timeout=10)["status"]
+    static = found["static"]
+    if static["postfix_reload_wanted"] and since(Path(static["directory"]) / DOMAINS):
+        static["postfix_reload_wanted"] = False
     wants = list(_attention(found))
     if as_json:
         print_json({**found, "attention": wants})
