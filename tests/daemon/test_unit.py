@@ -61,6 +61,11 @@ def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
     assert (tmp_path / "people.lmdb").exists()
 
 
+def test_one_process_out_of_memory_ends_no_other() -> None:
+    """systemd's default stops the whole unit; ours leaves a killed keeper or worker to the supervisor."""
+    assert setting("OOMPolicy") == "continue"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 def test_the_cpanel_drop_in_reads_accounts_of_others(tmp_path: Path) -> None:
     """With its capability another user reads what belongs to an account and to root, and writes nothing there."""
@@ -104,3 +109,11 @@ def test_the_documented_commands_install_every_unit(tmp_path: Path, page: str, c
         )
         assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.rglob("*.conf")} == names
+
+
+def test_the_copies_that_are_put_back_are_from_before_splitmx() -> None:
+    """Observing changes main.cf as well: the documented copy is taken before it, and no later one takes its place."""
+    text = (UNIT.parents[1] / "docs" / "install.md").read_text()
+    copies = [line for line in text.splitlines() if line.startswith("cp ") and "/etc/postfix/main.cf" in line]
+    assert text.index(copies[0]) < text.index("\nsplitmx postfix show")
+    assert all(line.startswith("cp -an ") for line in copies)
