@@ -132,11 +132,7 @@ def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], N
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)  # the supervisor tells us
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if _prctl is not None:
-            _prctl(_PR_SET_NAME, f"splitmx-{name}"[:15].encode(), 0, 0, 0)
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(code)
+        belong(parent, name)
         ours.close()
         close()
         log.process(name)
@@ -146,6 +142,15 @@ def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], N
         log.limited(log.ERROR, f"{name} died", "process ends by a fault of its own; it is started again", error)
     finally:
         os._exit(code)
+
+
+def belong(parent: int, name: str) -> None:
+    """In a new child: take a name, and end with `parent`, now or whenever that is."""
+    if _prctl is not None:
+        _prctl(_PR_SET_NAME, f"splitmx-{name}"[:15].encode(), 0, 0, 0)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(70)
 
 
 def raise_descriptor_limit() -> None:

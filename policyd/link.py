@@ -6,7 +6,8 @@ A message may carry one open descriptor (a new link after a keeper or a worker w
 
 Supervisor to worker or keeper: ("settings", Settings, text), ("link", number) with a descriptor, ("stop",).
 Supervisor to keeper: ("refused", errors) of a reload, ("fault", kind) to be counted.
-Worker or keeper to supervisor: ("beat",), ("ready",), ("reload",).
+Worker or keeper to supervisor: ("beat",), ("ready",), ("reload",). Worker to supervisor: ("unlinked",), once a second
+while it has no link to a keeper.
 Worker to keeper:
     ("ask", [(directory, local, domain), …])    look these up live
     ("loop", local, domain)                     when did this address first come back
@@ -28,6 +29,7 @@ Keeper to worker:
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import socket
@@ -43,6 +45,7 @@ Message = tuple[Any, ...]
 
 _LENGTH = struct.Struct("!I")
 _READ = 262_144
+LOST = -1  # in the place of a descriptor for which this process had no room
 _LIMIT = 256 * 1024 * 1024  # bytes waiting for a reader that does not read: it is hung and about to be killed
 
 
@@ -87,7 +90,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.descriptors: deque[int] = deque()  # arrived with messages, in their order
+        self.descriptors: deque[int] = deque()  # arrived with messages, in their order; LOST: it was thrown away
         self._in = bytearray()
         self._out: deque[tuple[memoryview, int | None]] = deque()
         self._waiting = 0
@@ -102,12 +105,17 @@ class Channel:
         return bool(self._out)
 
     def send(self, message: Message, descriptor: int | None = None) -> None:
-        """Send or queue a message; `descriptor` is duplicated now and closed once sent. Raises LinkClosedError."""
+        """Send or queue a message; `descriptor` is duplicated now and closed once sent.
+
+        Raises LinkClosedError, and OSError where there is no room for the duplicate: then nothing is sent.
+        """
+        extra = None if descriptor is None else os.dup(descriptor)  # the caller may close its own at once
         body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         self._waiting += len(body) + _LENGTH.size
         if self._waiting > _LIMIT:
+            if extra is not None:
+                os.close(extra)
             raise LinkClosedError("the other side does not read")
-        extra = None if descriptor is None else os.dup(descriptor)  # the caller may close its own at once
         self._out.append((memoryview(_LENGTH.pack(len(body)) + body), extra))
         self.flush()
 
@@ -137,12 +145,14 @@ class Channel:
         ended = False
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self.sock, _READ, 16, socket.MSG_CMSG_CLOEXEC)
+                data, descriptors, flags, _ = socket.recv_fds(self.sock, _READ, 16, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                data, descriptors = b"", []
+                data, descriptors, flags = b"", [], 0
             self.descriptors.extend(descriptors)
+            if flags & socket.MSG_CTRUNC:  # recvmsg(2): we may open no more; one read holds one message's at most
+                self.descriptors.append(LOST)
             if not data:
                 ended = True
                 break
@@ -171,7 +181,8 @@ class Channel:
                 os.close(descriptor)
         self._out.clear()
         while self.descriptors:
-            os.close(self.descriptors.popleft())
+            if (descriptor := self.descriptors.popleft()) != LOST:
+                os.close(descriptor)
         self.sock.close()
 
 
@@ -207,8 +218,11 @@ class LoopChannel:
         return self.open
 
     def descriptor(self) -> int:
-        """The descriptor that came with the message now handled."""
-        return self.channel.descriptors.popleft()
+        """The descriptor that came with the message now handled. Raises OSError (EMFILE) when it was lost."""
+        found = self.channel.descriptors.popleft()
+        if found == LOST:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return found
 
     def close(self) -> None:
         """Close now; `on_close` is called once, from the loop."""

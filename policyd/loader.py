@@ -16,32 +16,46 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from policyd.children import belong
+from policyd.sockets import passes
 from policyd.version import replaced
 from transport.config.settings import Daemon, Settings
 
+_DESCRIPTORS = 1 << 20  # more than we ever open
 _PATIENCE = 30.0  # seconds for reading the configuration, waves' files included
 _FIXED = ("socketmap", "policy", "exim", "tcp_table", "control", "metrics", "state", "workers")
 
 
 class Loaded(NamedTuple):
-    """What came of loading: `settings` and the file's text, or one line for each mistake in `errors`."""
+    """What came of loading: `settings` and the file's text, or one line for each mistake in `errors`.
+
+    later: it is no mistake in the file, and another attempt may succeed.
+    """
 
     settings: Settings | None
     text: str
     errors: tuple[str, ...]
+    later: bool = False
 
 
 class Loader:
     """One loading on its way. Read when `fileno` is readable, until `finished` gives the result."""
 
     def __init__(self, path: Path) -> None:
+        reap()
         self.started = time.monotonic()
         self._data = bytearray()
         self._pipe, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _child(path, writing)
-        os.close(writing)
+        parent = os.getpid()
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _child(path, parent, writing)
+        except OSError:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(writing)
 
     def fileno(self) -> int:
         """The reading end of the pipe."""
@@ -55,7 +69,8 @@ class Loader:
             except BlockingIOError:
                 if time.monotonic() - self.started < _PATIENCE:
                     return None
-                return self._end(Loaded(None, "", ("loading takes too long: is a file on a dead mount?",)))
+                too_long = Loaded(None, "", ("loading takes too long: is a file on a dead mount?",), True)
+                return self._end(too_long, late=True)
             if not data:
                 break
             self._data += data
@@ -63,16 +78,18 @@ class Loader:
             result = Loaded(*pickle.loads(bytes(self._data)))  # noqa: S301  written by our own child
         except (pickle.UnpicklingError, EOFError, TypeError, AttributeError, ImportError):
             result = Loaded(
-                None, "", ("loading the configuration was cut off: was its process killed for want of memory?",)
+                None, "", ("loading the configuration was cut off: was its process killed for want of memory?",), True
             )
         return self._end(result)
 
-    def _end(self, result: Loaded) -> Loaded:
+    def _end(self, result: Loaded, late: bool = False) -> Loaded:
         os.close(self._pipe)
         try:
             os.kill(self.pid, signal.SIGKILL)
-            # one that hangs in a dead mount is not waited for: it stays a zombie until the mount is back
-            os.waitpid(self.pid, os.WNOHANG if result.errors else 0)
+            if late:
+                _hanging.add(self.pid)  # in a dead mount it may stay until that is back: not waited for
+            else:
+                os.waitpid(self.pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass
         return result
@@ -84,11 +101,29 @@ class Loader:
         return result
 
 
-def _child(path: Path, writing: int) -> None:
+_hanging: set[int] = set()  # children that were killed, and have not ended yet
+
+
+def reap() -> None:
+    """Let go of children that were given up, once they have ended."""
+    for pid in list(_hanging):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            _hanging.discard(pid)
+
+
+def _child(path: Path, parent: int, writing: int) -> None:
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        belong(parent, "loader")
+        # the lock and the listeners are the daemon's: where this process outlives it, the next one must get them
+        os.closerange(3, writing)
+        os.closerange(writing + 1, _DESCRIPTORS)
         data = pickle.dumps(tuple(load(path)), pickle.HIGHEST_PROTOCOL)
         os.set_blocking(writing, True)
         view = memoryview(data)
@@ -114,9 +149,11 @@ def load(path: Path) -> Loaded:
     except ConfigErrors as errors:
         return Loaded(None, "", tuple(str(error) for error in errors.errors) or (str(errors),))
     except OSError as error:
-        return Loaded(None, "", (str(unreadable(path, error)),))
+        return Loaded(None, "", (str(unreadable(path, error)),), passes(error))
     except UnicodeDecodeError as error:
         return Loaded(None, "", (f"{path}: {error}",))
+    except MemoryError:
+        return Loaded(None, "", (f"{path}: cannot be checked: out of memory",), True)
     except Exception as error:
         return Loaded(None, "", (f"{path}: cannot be checked: {type(error).__name__}: {error}",))
 

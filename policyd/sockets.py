@@ -25,6 +25,17 @@ _BACKLOG = 4096
 _PATH_LIMIT = 107  # sun_path less its NUL, unix(7)
 
 
+_PASSING = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL,
+})  # fmt: skip
+
+
+def passes(error: OSError) -> bool:
+    """Whether it may be over at the next attempt (a full disk, an address that is not up yet): no mistake."""
+    return error.errno in _PASSING or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN)
+
+
 class ListenError(Exception):
     """A listener cannot be opened; the text says which, why and what to do.
 
@@ -51,8 +62,9 @@ def take_lock(state: Path) -> int:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         raise LockHeldError(f"{state}/lock is held by process {holder}: that daemon already uses this state") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: our number is only for people
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -276,7 +288,7 @@ def _bind_inet(listener: Listener) -> socket.socket:
             listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
     except socket.gaierror as error:
-        raise ListenError(f"{listener.name}: {error.strerror}", later=True) from error
+        raise ListenError(f"{listener.name}: {error.strerror}", passes(error)) from error
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     try:

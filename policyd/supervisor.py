@@ -248,6 +248,19 @@ class Supervisor:
                     log.say(log.INFO, "ready")
             elif message[0] == "reload":
                 self._reload()
+            elif message[0] == "unlinked":
+                self._link_again(slot)
+
+    def _link_again(self, worker: Slot) -> None:
+        """A worker has no keeper: the link was lost on its way, to a process that was out of descriptors."""
+        if self.keeper.child is None or self.stopping is not None:
+            return
+        try:
+            for one, end in zip((worker, self.keeper), socket.socketpair(), strict=True):
+                with end:
+                    self._tell(one, ("link", self._number(worker)), end.fileno())
+        except OSError as error:
+            log.limited(log.ERROR, "link", "cannot link worker and keeper", process=worker.name, error=error.strerror)
 
     def _unlink(self, child: Child) -> None:
         try:
@@ -264,6 +277,9 @@ class Supervisor:
                 self.selector.modify(slot.child.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, slot)
         except (LinkClosedError, KeyError):
             pass  # it is dying: reaped in the next turn
+        except OSError as error:  # no room for the descriptor's duplicate: a worker without a link asks for another
+            log.limited(log.ERROR, "tell", "out of descriptors: raise LimitNOFILE=", process=slot.name,
+                        error=error.strerror)  # fmt: skip
 
     def _reap(self, slot: Slot, now: float) -> None:
         child = slot.child

@@ -32,11 +32,11 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
 
     SIGHUP loads the configuration again; a bad one is refused and the old one stays. Exit codes: 0 stopped, 2
     configuration or usage, 75 not now: another daemon uses the same state directory, or the system refused it or a
-    listener (an address that is not there yet, a full disk, another owner).
+    listener (an address that is not there yet, a full disk, another owner), or the configuration's disk does not answer.
     """
     from policyd import log
     from policyd.loader import Loader
-    from policyd.supervisor import EXIT_CONFIG, Supervisor
+    from policyd.supervisor import EXIT_CONFIG, EXIT_LATER, Supervisor
     from policyd.version import running
 
     log.setup(log_level)
@@ -54,7 +54,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     if loaded.settings is None:
         for error in loaded.errors:
             log.say(log.ERROR, "configuration refused", error=error)
-        return EXIT_CONFIG
+        return EXIT_LATER if loaded.later else EXIT_CONFIG
     if user:
         _become(user, loaded.settings.daemon.state)
     return Supervisor(config.absolute(), loaded).run()

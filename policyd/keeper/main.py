@@ -344,10 +344,18 @@ class Keeper:
             case ("fault", kind):
                 self.crowd.fault(kind)
             case ("link", number):
-                self.link(number, socket.socket(fileno=channel.descriptor()))
+                self._linked(number, channel)
             case ("stop",):
                 if not self.stopped.is_set():
                     self._task(self.stop())
+
+    def _linked(self, number: int, channel: LoopChannel) -> None:
+        try:
+            self.link(number, socket.socket(fileno=channel.descriptor()))
+        except OSError as error:
+            self.crowd.fault("descriptors")
+            log.limited(log.ERROR, "descriptors", "out of descriptors, a worker is without its link: raise "
+                        "LimitNOFILE=", worker=number, error=error.strerror)  # fmt: skip
 
     # --- what control asks for --------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Acceptor:
     """Accepts on one listener.
 
     factory: makes the protocol of one connection. among: the networks that may connect, read at each connection.
+    accepted, full: called for each connection, and each time that there is no descriptor for one.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Acceptor:
         factory: Callable[[], asyncio.BaseProtocol],
         among: Callable[[], Networks],
         accepted: Callable[[], None],
+        full: Callable[[], None],
     ) -> None:
         self.loop = loop
         self.sock = listener.sock
@@ -61,6 +63,7 @@ class Acceptor:
         self.factory = factory
         self.among = among
         self.accepted = accepted
+        self.full = full
         self.tasks: set[asyncio.Task[object]] = set()
         self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self.open = True
@@ -105,6 +108,7 @@ class Acceptor:
 
     def _full(self, error: OSError) -> None:
         """Refuse what waits, with the spare descriptor, and pause."""
+        self.full()
         log.limited(
             log.ERROR,
             "descriptors",

@@ -33,6 +33,7 @@ RENEW = 0.05
 
 _BEAT = 0.5
 _KEEPER_SILENT, _KEEPER_START = 3.0, 10.0  # seconds without a word of a keeper that spoke, and of a new one
+_UNLINKED = 2  # seconds without a link after which another one is asked for
 _OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
 _GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
 _STOP = 3.5  # seconds after which a stopping worker ends whatever is open
@@ -72,6 +73,7 @@ class Worker:
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self.keeper: LoopChannel | None = None
         self.heard = self.silence = 0.0
+        self.unlinked = 0  # seconds without a link to a keeper
         self.keeper_settings = b""  # the digest of those that the keeper answers by
         if keeper is not None:
             self._link(keeper)
@@ -85,10 +87,15 @@ class Worker:
 
     def _accept(self, one: Open) -> listen.Acceptor:
         kind = KINDS[one.role]
-        return listen.Acceptor(self.loop, one, lambda: kind(self, one.map_name), lambda: self.networks, self._accepted)
+        return listen.Acceptor(
+            self.loop, one, lambda: kind(self, one.map_name), lambda: self.networks, self._accepted, self._full
+        )
 
     def _accepted(self) -> None:
         self.counters.accepted += 1
+
+    def _full(self) -> None:
+        self.counters.fault("descriptors")
 
     # --- the timer --------------------------------------------------------------------------------------------
 
@@ -121,6 +128,7 @@ class Worker:
     def _each_second(self, now: float) -> None:
         self.knowledge.expire()
         self._look_at_keeper(now)
+        self._look_at_link()
         self._tell_counts()
         reason = self.knowledge.reader.reason
         if reason != self.index_said:
@@ -147,6 +155,8 @@ class Worker:
         one.transport.abort()
 
     def _tell_counts(self) -> None:
+        if self.keeper is None:
+            return  # they are kept for the next one
         counts = self.counters.take(len(self.connections), len(self.live.waiting))
         self._to_keeper(("counts", counts, self.knowledge.reader.generation))
         if self.observations:
@@ -214,6 +224,12 @@ class Worker:
             log.limited(log.WARNING, "keeper silent", "keeper is silent: unlisted recipients are TEMP until it speaks")
             self.live.keeper_gone()
 
+    def _look_at_link(self) -> None:
+        """A new keeper's link comes with it; where that is late it was lost: nobody would bring another one."""
+        self.unlinked = 0 if self.keeper is not None else self.unlinked + 1
+        if self.unlinked >= _UNLINKED:
+            self.supervisor.send(("unlinked",))
+
     def _to_keeper(self, message: Message) -> bool:
         return self.keeper is not None and self.keeper.send(message)
 
@@ -265,9 +281,17 @@ class Worker:
             case ("settings", settings, _):
                 self._configure(settings)
             case ("link", _):
-                self._link(socket.socket(fileno=channel.descriptor()))
+                self._linked(channel)
             case ("stop",):
                 self._stop()
+
+    def _linked(self, channel: LoopChannel) -> None:
+        try:
+            self._link(socket.socket(fileno=channel.descriptor()))
+        except OSError as error:
+            self.counters.fault("descriptors")
+            log.limited(log.ERROR, "descriptors for a link", "out of descriptors, the link to the keeper is lost: "
+                        "raise LimitNOFILE= or lower default_process_limit", error=error.strerror)  # fmt: skip
 
     def _configure(self, settings: Settings) -> None:
         """Between two callbacks everything is the new configuration's; no connection notices."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -67,3 +68,27 @@ def test_a_message_that_cannot_be_handled_is_no_other_ones_fault() -> None:
 
     asyncio.run(life())
     assert seen == [("one", "one"), ("two", "two")]
+
+
+def test_a_descriptor_without_room_is_missed_by_its_own_message_alone() -> None:
+    """At the limit of descriptors a message arrives without its own, and says so; the next one has its own."""
+    ours, theirs = socket.socketpair()
+    sender, receiver = Channel(ours), Channel(theirs)
+    reading, writing = os.pipe()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name in ("lost", "here"):
+        os.write(writing, name.encode())
+        sender.send((name,), reading)
+        if name == "lost":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            assert receiver.receive() == [(name,)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert receiver.descriptors.popleft() == link.LOST
+    with os.fdopen(receiver.descriptors.popleft()) as file:
+        os.close(writing)
+        assert file.read() == "losthere"
+    os.close(reading)
+    sender.close()
+    receiver.close()
