@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -41,6 +42,8 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
 
     log.setup(log_level)
     log.process("supervisor")
+    # who changes the configuration while we read it gets a reload once we are there, and not our end
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     if os.geteuid() == 0 and not user:
         log.say(
             log.WARNING,

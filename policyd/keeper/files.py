@@ -17,10 +17,13 @@ from policyd import log
 
 
 def replace(path: Path, text: str) -> bool:
-    """Put `text` in place of the file, readable by us alone; False (and a log line) when the disk refuses."""
+    """Put `text` in place of the file, readable by us alone; False (and a log line) when the disk refuses.
+
+    Folders that are missing let others pass (0711): Postfix reaches its maps below the state directory.
+    """
     aside = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -32,6 +35,13 @@ def replace(path: Path, text: str) -> bool:
                     file=path, error=error.strerror)  # fmt: skip
         return False
     return True
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and what is missing above it, each to be passed through and not looked into by others."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(mode=0o711, exist_ok=True)
 
 
 _SLOW = 2.0  # seconds after which a write that has not ended is a fault of the disk

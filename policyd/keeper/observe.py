@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policyd import log
+from policyd.keeper import files
 
 KEEP_DAYS = 14
 DAY_BYTES = 64 * 1024 * 1024
@@ -71,8 +72,9 @@ class Observations:
         path = self.folder / f"{day}.jsonl"
         text = "".join(json.dumps(one, ensure_ascii=True) + "\n" for one in decisions)
         try:
+            files.make_folder(self.folder.parent)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             if day != self._day:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._prune(day)
                 self._day = day
             if path.exists() and path.stat().st_size + len(text) > DAY_BYTES:

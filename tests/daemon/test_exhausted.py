@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from policyd.keeper import files
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.daemon import AS_ROOT, COMMAND
 from tests.mta.waiting import wait_for
@@ -122,3 +124,56 @@ def test_refused_reloads_leave_no_process_behind(site: Site) -> None:
         site.splitmx.reload()
         wait_for(partial(_refused, site, number), 10, site.splitmx.tail)
     assert len(site.splitmx.processes()) == before
+
+
+def test_a_state_directory_that_is_gone_is_made_again(sites: Callable[..., Site]) -> None:
+    """Somebody removes the whole of it, and the maps are elsewhere: the index is built anew, who is listed is answered
+    all the while, and Postfix may pass through the new one."""
+    site = sites("ann@example.com")
+    site.splitmx.write(site.config() + f'[static]\ndirectory = "{site.folder}/maps"\n')
+    site.start()
+    shutil.rmtree(site.folder / "state")
+    client = site.client()
+    wait_for(lambda: (site.folder / "state" / "index.sqlite").exists(), 10, site.splitmx.tail)
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+    site.add("bob@example.com")
+    site.answers("bob@example.com", LOCAL)
+    wait_for(lambda: site.status()["index"]["error"] == "", 10, site.splitmx.tail)
+    assert (site.folder / "state").stat().st_mode & 0o777 == 0o711
+    assert client.ask("transport", "ann@example.com") == ("OK", LOCAL)
+
+
+def test_a_state_file_makes_its_folder_for_others_to_pass(tmp_path: Path) -> None:
+    """Whatever the keeper writes first into a state directory that is gone: Postfix reaches the maps below it."""
+    assert files.replace(tmp_path / "state" / "loops.json", "{}")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o711
+    assert (tmp_path / "state" / "loops.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_reload_asked_for_during_the_start_follows_it(sites: Callable[..., Site]) -> None:
+    """SIGHUP while the configuration is read for the first time (a FIFO, so that it takes until we write) does not end
+    the daemon: it starts, and reloads."""
+    site = sites("ann@example.com")
+    text = site.splitmx.config.read_text()
+    site.splitmx.config.unlink()
+    os.mkfifo(site.splitmx.config)
+    with site.splitmx.log.open("ab") as log:
+        site.splitmx.process = subprocess.Popen(
+            [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    unread = wait_for(lambda: _writer(site.splitmx.config), 10, site.splitmx.tail)
+    site.splitmx.reload()
+    site.splitmx.config.unlink()
+    site.splitmx.write(text)
+    with open(unread, "w", encoding="utf-8") as fifo:
+        fifo.write(text)
+    wait_for(lambda: "configuration taken" in site.log(), 20, site.splitmx.tail)
+    site.answers("ann@example.com", LOCAL)
+
+
+def test_the_unit_leaves_to_the_supervisor_what_memory_ran_out_for() -> None:
+    """The kernel kills one process for want of memory: the service manager must not end the others with it, which is
+    what it does unless told otherwise (systemd.service(5), OOMPolicy)."""
+    unit = Path(__file__).resolve().parents[2] / "systemd" / "splitmx.service"
+    assert "OOMPolicy=continue" in unit.read_text().splitlines()

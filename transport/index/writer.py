@@ -262,6 +262,8 @@ class Writer:
             if self.path.exists():
                 self._set_aside()
             self._remove_logs()
+            with contextlib.suppress(OSError):  # the whole folder may be gone; x: Postfix reaches the maps below it
+                self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             self._make_private()
             try:
                 self._connection = self.connect()
