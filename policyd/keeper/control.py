@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _LINE = 1 << 20
 _CLIENTS = 32
+_PATIENCE = 30.0  # seconds for a request, and for an answer to be read: a client that hangs keeps no other one out
 _FLUSH_WAIT = 5.0
 _FLUSHED = 600.0  # seconds that a flushed answer outranks the index, unless a reading that began later is there
 
@@ -80,10 +81,12 @@ class Control:
             if self.clients > _CLIENTS:
                 writer.write(b'{"ok": false, "error": "too many clients", "later": true}\n')
                 return
-            while line := await reader.readline():
+            while line := await asyncio.wait_for(reader.readline(), _PATIENCE):
                 answer = await self._answer(line, writer)
                 writer.write(json.dumps(answer, default=_json).encode() + b"\n")
-                await writer.drain()
+                await asyncio.wait_for(writer.drain(), _PATIENCE)
+        except TimeoutError:
+            writer.transport.abort()  # an answer that it does not read is not kept for it
         except (OSError, ValueError, asyncio.LimitOverrunError):
             pass  # it went away, or its line has no end
         finally:

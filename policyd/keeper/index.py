@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from policyd import log
 from transport.config.settings import Settings
 from transport.index.writer import IndexFault, Writer
+from transport.sync import SyncReport
 
 _AGAIN = 5.0  # seconds until a file that cannot be opened is tried again
 _CHECK = 2.0  # seconds between two looks at the file
@@ -18,7 +19,8 @@ _DEEP = 600.0  # seconds between two of SQLite's own checks
 
 
 class IndexCare:
-    """writer: None until the file could be opened. error: why it cannot be written, or "".
+    """writer: None until the file could be opened. error: why it cannot be written, or "": by ourselves, or by the last
+    reading of a directory (`read`).
 
     opened: called in the loop once there is a writer. rebuilt: called in the loop after a broken file was replaced.
     """
@@ -26,7 +28,8 @@ class IndexCare:
     def __init__(self, state: Path, opened: Callable[[], None], rebuilt: Callable[[], None]) -> None:
         self.state = state
         self.writer: Writer | None = None
-        self.error = "not opened yet"
+        self._error = "not opened yet"
+        self._unwritten: dict[str, str] = {}  # by directory
         self.opened = opened
         self.rebuilt = rebuilt
         self._then: Callable[[], None] | None = None  # opened or rebuilt, still to be called
@@ -37,6 +40,24 @@ class IndexCare:
     def mark(self) -> tuple[str, int] | None:
         """(instance, generation) as last written; None without a writer."""
         return None if self.writer is None else self.writer.mark
+
+    @property
+    def error(self) -> str:
+        """Why it cannot be written, or ""."""
+        return self._error or next(iter(self._unwritten.values()), "")
+
+    def read(self, report: SyncReport) -> None:
+        """A reading of a directory ended: what it found stands in the index, or could not be written."""
+        if not report.unwritten:
+            self._unwritten.pop(report.directory, None)
+            return
+        self._unwritten[report.directory] = report.error
+        self._say(report.error, report.hint)
+
+    def use(self, directories: Collection[str]) -> None:
+        """There are only these any more."""
+        for name in self._unwritten.keys() - set(directories):
+            del self._unwritten[name]
 
     async def run(self, settings: Callable[[], Settings]) -> None:
         """Never gives up: a full disk is emptied some day, and what failed half-way goes on where it stopped."""
@@ -55,7 +76,7 @@ class IndexCare:
 
     async def _open(self) -> None:
         writer = await asyncio.to_thread(Writer, self.state)
-        self.error = ""
+        self._error = ""
         if writer.said:
             log.say(log.WARNING, "index", said=writer.said)
         self.writer = writer
@@ -112,8 +133,12 @@ class IndexCare:
 
     def fault(self, fault: IndexFault) -> None:
         """Say what is wrong; what was there before still holds."""
-        self.error = fault.what
-        log.limited(log.ERROR, f"index {fault.what}", "index cannot be written", error=fault.what, hint=fault.hint)
+        self._error = fault.what
+        self._say(fault.what, fault.hint)
+
+    @staticmethod
+    def _say(error: str, hint: str) -> None:
+        log.limited(log.ERROR, f"index {error}", "index cannot be written", error=error, hint=hint)
 
     def bytes(self) -> int:
         """Size of the index with its log."""
@@ -139,5 +164,5 @@ class IndexCare:
         reason = writer.check(deep=deep)
         if not reason:
             writer.checkpoint()
-            self.error = ""
+            self._error = ""
         return reason

@@ -165,6 +165,7 @@ class Keeper:
         for name in self.queues.keys() - settings.directories.keys():
             self.queues.pop(name).close()
         self.crowd.settings(settings.digest)
+        self.index.use(settings.directories)
         self._use_syncs(old)
         self.moments.use(settings)
 
@@ -250,6 +251,7 @@ class Keeper:
         """A reading ended."""
         name = sync.directory.name
         queue = self.queues.get(name)
+        self.index.read(report)
         if report.good:
             self.canaries.forget(name)
             if queue is not None:

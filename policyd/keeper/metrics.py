@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _REQUEST = 8192
 _PATIENCE = 10.0
+_CLIENTS = 32  # whoever may connect must not take the descriptors with which directories are asked
 _CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -197,6 +198,7 @@ class MetricsServer:
     def __init__(self, keeper: Keeper, listener: Open) -> None:
         self.keeper = keeper
         self.listener = listener
+        self.clients = 0
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(KeeperCollector(keeper))
 
@@ -209,7 +211,11 @@ class MetricsServer:
         await server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients += 1
         try:
+            if self.clients > _CLIENTS:
+                log.limited(log.WARNING, "metrics clients", "too many ask for the metrics at once: some are refused")
+                return
             peer = writer.get_extra_info("peername")
             if isinstance(peer, tuple) and not listen.allowed(peer[0], self.keeper.networks):
                 return
@@ -227,9 +233,12 @@ class MetricsServer:
                     + (b"" if method == b"HEAD" else body)
                 )
                 await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except TimeoutError:
+            writer.transport.abort()  # an answer that it does not read is not kept for it
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         except Exception as error:
             log.limited(log.ERROR, "metrics", "fault in the metrics", error)
         finally:
+            self.clients -= 1
             writer.close()

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from policyd.keeper import files
+from policyd.keeper import control, files
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.daemon import AS_ROOT, COMMAND
 from tests.mta.waiting import wait_for
@@ -177,3 +181,75 @@ def test_the_unit_leaves_to_the_supervisor_what_memory_ran_out_for() -> None:
     what it does unless told otherwise (systemd.service(5), OOMPolicy)."""
     unit = Path(__file__).resolve().parents[2] / "systemd" / "splitmx.service"
     assert "OOMPolicy=continue" in unit.read_text().splitlines()
+
+
+def test_an_index_that_cannot_be_written_is_called_so(sites: Callable[..., Site]) -> None:
+    """No file of the keeper may grow (as on a full disk) when a reading has something to write: metric and status say
+    so until it is written."""
+    site = sites("ann@example.com").start()
+    (keeper,) = site.pids("keeper")
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    site.add("late@example.com")
+    wait_for(lambda: 'splitmx_unwritten{file="index.sqlite"} 1.0' in site.metrics(), 15, site.splitmx.tail)
+    assert "cannot write" in site.status()["index"]["error"]
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_for(lambda: 'splitmx_unwritten{file="index.sqlite"} 0.0' in site.metrics(), 15, site.splitmx.tail)
+    assert site.status()["index"]["error"] == ""
+    site.answers("late@example.com", LOCAL)
+
+
+def test_whoever_asks_for_the_metrics_leaves_descriptors_for_directories(sites: Callable[..., Site]) -> None:
+    """Hundreds of connections to the metrics that ask nothing: strangers are asked live, and `status` answers."""
+    site = sites("ann@example.com", fresh_for="100ms", sync_every="300s").start()
+    (keeper,) = site.pids("keeper")
+    room = len(os.listdir(f"/proc/{keeper}/fd")) + 80
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (room, resource.prlimit(keeper, resource.RLIMIT_NOFILE)[1]))
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            held.enter_context(socket.create_connection(("127.0.0.1", site.port), 10))
+        wait_for(lambda: "too many ask for the metrics" in site.log(), 10, site.splitmx.tail)
+        for number in range(20):
+            assert site.ask(f"new{number}@example.com") == ("OK", REMOTE)
+        assert site.control("ping")["ok"]
+    wait_for(lambda: _metrics_answer(site), 15, site.splitmx.tail)
+    assert site.pids("keeper") == [keeper]
+
+
+def _metrics_answer(site: Site) -> bool:
+    try:
+        return "splitmx_processes" in site.metrics()
+    except OSError:
+        return False
+
+
+def test_clients_of_the_control_socket_that_hang_keep_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sends half a request, and one that never reads its answer, are let go after a while."""
+    monkeypatch.setattr(control, "_PATIENCE", 0.1)
+
+    async def life() -> None:
+        served = control.Control(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]  # neither is asked
+
+        async def answer(line: bytes, writer: asyncio.StreamWriter) -> dict[str, str]:
+            return {"status": "x" * 50_000_000}
+
+        monkeypatch.setattr(served, "_answer", answer)
+        path = str(tmp_path / "control.sock")
+        server = await asyncio.start_unix_server(served._client, path, limit=1 << 20)
+        _, half = await asyncio.open_unix_connection(path)
+        half.write(b'{"do":')
+        unread = socket.socket(socket.AF_UNIX)
+        unread.connect(path)
+        unread.sendall(b"{}\n")
+        async with asyncio.timeout(10):
+            while served.clients != 2:
+                await asyncio.sleep(0.01)
+            while served.clients:
+                await asyncio.sleep(0.01)
+        half.close()
+        unread.close()
+        server.close()
+
+    asyncio.run(life())

@@ -165,6 +165,22 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("target", ["no/thing", schema.FILE])
+def test_a_link_that_leads_nowhere(tmp_path: Path, target: str) -> None:
+    """A link to nothing or to itself in the index's place is moved out of the way, at a start and under a writer."""
+    path = tmp_path / schema.FILE
+    path.symlink_to(tmp_path / target)
+    writer = Writer(tmp_path)
+    assert "was a link to" in writer.said
+    path.unlink()
+    path.symlink_to(tmp_path / target)
+    writer.recover(writer.check())
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert writer.check() == ""
+    writer.close()
+
+
 def test_a_stale_log_never_enters_a_new_index(world: World) -> None:
     """When the index is deleted, its write-ahead log is not played into the next one."""
     path = world.writer.path

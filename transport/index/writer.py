@@ -29,12 +29,14 @@ WRITE_WAIT_S = 30.0
 class IndexFault(Exception):  # noqa: N818  a fault is what the log calls it
     """The index could not be read or written; what was there before still holds. `hint` says what to do."""
 
-    def __init__(self, what: str, hint: str = "", *, broken: bool = False) -> None:
+    def __init__(self, what: str, hint: str = "", *, broken: bool = False, unwritten: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
         self.broken = broken
         """True when the file itself is damaged: `Writer.recover` makes a new one."""
+        self.unwritten = unwritten
+        """True when the file is good, and what was to be written has to wait: a full disk, somebody's lock."""
 
 
 class IndexBusy(IndexFault):
@@ -48,13 +50,18 @@ def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
         return IndexFault(
             f"cannot write {path}: {text}",
             "make room on its disk; until then the index keeps its last good state",
+            unwritten=True,
         )
     if "interrupted" in text:
         return IndexFault("the sync was given up", "")
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
-        return IndexFault(f"{path} is locked by another process", "end whatever else has it open for writing")
+        return IndexFault(
+            f"{path} is locked by another process", "end whatever else has it open for writing", unwritten=True
+        )
     if "readonly" in text or "unable to open" in text:
-        return IndexFault(f"cannot write {path}: {text}", "check the owner and mode of the state directory")
+        return IndexFault(
+            f"cannot write {path}: {text}", "check the owner and mode of the state directory", unwritten=True
+        )
     return IndexFault(f"{path} is damaged: {text}", "it is rebuilt from the directories", broken=True)
 
 
@@ -136,8 +143,10 @@ class Writer:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            return None
+            return "it was a link to nothing" if self.path.is_symlink() else None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                return "it was a link to itself"
             raise IndexFault(f"cannot read {self.path}: {error.strerror}", "check daemon.state") from None
         if not self.path.is_file():
             return "it is no file"
@@ -259,7 +268,7 @@ class Writer:
         with self._lock:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-            if self.path.exists():
+            if os.path.lexists(self.path):
                 self._set_aside()
             self._remove_logs()
             with contextlib.suppress(OSError):  # the whole folder may be gone; x: Postfix reaches the maps below it

@@ -87,6 +87,7 @@ def compare(
     except OSError as error:
         report.error = f"cannot put the listing by in {writer.path.parent}: {error.strerror or error}"
         report.hint = "make room on its disk"
+        report.unwritten = True
     finally:
         if stage is not None:
             stage.close()
@@ -112,7 +113,7 @@ def _alive(progress: Callable[[int], None], stage: Stage) -> int:
 
 
 def _failed(report: SyncReport, fault: IndexFault) -> None:
-    report.error, report.hint, report.broken = fault.what, fault.hint, fault.broken
+    report.fail(fault.what, fault.hint, broken=fault.broken, unwritten=fault.unwritten)
     report.generation = None
     report.believable = False
 

@@ -136,10 +136,10 @@ def _apply(
         report.error, report.hint = error.what, error.hint
         report.timeout = isinstance(error, DirectoryTimeout)
     except IndexFault as error:
-        report.error, report.hint, report.broken = error.what, error.hint, error.broken
+        report.fail(error.what, error.hint, broken=error.broken, unwritten=error.unwritten)
     except sqlite3.Error as error:
         fault = fault_of(error, writer.path)
-        report.error, report.hint, report.broken = fault.what, fault.hint, fault.broken
+        report.fail(fault.what, fault.hint, broken=fault.broken, unwritten=fault.unwritten)
     finally:
         report.duration = time.monotonic() - began
     return report

@@ -31,7 +31,7 @@ class SyncReport:
     that a guard holds back. first: up to 20 addresses of each sort, by its name.
     removals: whether this reading saw who is gone; a table's feed does not.
     error, hint: why nothing was taken, and what to do; "" when the directory was read well. timeout: it did not answer
-    in time. broken: the index file itself is damaged.
+    in time. broken: the index file itself is damaged. unwritten: it is good, and could not be written to.
     believable: an absence from this reading means something: the directory's "no" is fresh from now.
     full_needed: a feed cannot go on from here (`why`): compare. generation: the index's after it, None if it did not
     change.
@@ -64,12 +64,17 @@ class SyncReport:
     hint: str = ""
     timeout: bool = False
     broken: bool = False
+    unwritten: bool = False
     removals: bool = True
 
     @property
     def good(self) -> bool:
         """Whether the directory was read well and the index took it."""
         return not self.error
+
+    def fail(self, error: str, hint: str, *, broken: bool, unwritten: bool) -> None:
+        """Nothing was taken: the index could not be used."""
+        self.error, self.hint, self.broken, self.unwritten = error, hint, broken, unwritten
 
     def line(self) -> str:
         """The report as one line for the log."""
