@@ -32,8 +32,8 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     """Run the daemon in the foreground until SIGTERM.
 
     SIGHUP loads the configuration again; a bad one is refused and the old one stays. Exit codes: 0 stopped, 2
-    configuration or usage, 75 not now: another daemon uses the same state directory, or the system refused it or a
-    listener (an address that is not there yet, a full disk, another owner), or the configuration's disk does not answer.
+    configuration or usage, 75 not now: another daemon uses the same state directory, the system refused it or a
+    listener (an address that is not there yet, a full disk, another owner), or the configuration cannot be read yet.
     """
     from policyd import log
     from policyd.loader import Loader

@@ -176,13 +176,6 @@ def test_a_reload_asked_for_during_the_start_follows_it(sites: Callable[..., Sit
     site.answers("ann@example.com", LOCAL)
 
 
-def test_the_unit_leaves_to_the_supervisor_what_memory_ran_out_for() -> None:
-    """The kernel kills one process for want of memory: the service manager must not end the others with it, which is
-    what it does unless told otherwise (systemd.service(5), OOMPolicy)."""
-    unit = Path(__file__).resolve().parents[2] / "systemd" / "splitmx.service"
-    assert "OOMPolicy=continue" in unit.read_text().splitlines()
-
-
 def test_an_index_that_cannot_be_written_is_called_so(sites: Callable[..., Site]) -> None:
     """No file of the keeper may grow (as on a full disk) when a reading has something to write: metric and status say
     so until it is written."""
