@@ -46,6 +46,17 @@ def test_plus_strip(site: Site) -> None:
     assert mail.sender == OUTSIDE
 
 
+def test_odd_spellings(site: Site) -> None:
+    """A copy keeps its recipient's case, quotes and letters; a quoted local part loses its extension, too."""
+    for name in ('"ann b"', "josé", "mixed"):
+        site.here.add(f"{name}@dualstrip.example")
+    site.daemon.run("sync", check=True)
+    names = ['"ann b+news"@dualstrip.example', "josé@dualstrip.example", "Mixed+news@dualstrip.example"]
+    sent = site.send(names, options=["SMTPUTF8"])
+    site.store.wait(sent.subject, *names)
+    site.s.wait(sent.subject, '"ann b"@dualstrip.example', "josé@dualstrip.example", "Mixed@dualstrip.example")
+
+
 def test_envelope_and_plus_strip(site: Site) -> None:
     """Both at once, and for the members of a group."""
     sent = site.send(["ann+news@dualboth.example", "carl@dualboth.example"])

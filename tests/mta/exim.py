@@ -89,12 +89,13 @@ recipients_max = 5000
 
 RETRY = """
 begin retry
-* * F,1h,1s
+* * F,{longest},{interval}
 """
 
 
 class EximInstance:
-    """One Exim, not yet started. `conf` is everything behind the private main options; `{ip}` in it is its address."""
+    """One Exim, not yet started. `conf` is everything behind the private main options; `{ip}` in it is its address.
+    retry: how long an address that was put off waits for its next attempt."""
 
     def __init__(
         self,
@@ -103,8 +104,10 @@ class EximInstance:
         name: str = "",
         ip: str = "",
         ports: Sequence[int] = (25,),
+        retry: str = "1s",
     ) -> None:
         self.name = name or f"exim{next(_numbers)}"
+        self.retry = RETRY.format(longest="1h" if retry == "1s" else "1d", interval=retry)
         self.root = new_folder(self.name)
         self.ip = ip or new_address()
         self.spool, self.logs = self.root / "spool", self.root / "log"
@@ -130,7 +133,7 @@ class EximInstance:
 
     def write(self, conf: str) -> None:
         """Put a configuration in place; a running daemon reads it when it starts a process, or at `reload`."""
-        text = self.main + "\n" + conf.replace("{ip}", self.ip) + RETRY
+        text = self.main + "\n" + conf.replace("{ip}", self.ip) + self.retry
         aside = self.conf.with_suffix(".new")
         aside.write_text(text)
         aside.chmod(0o644)

@@ -3,6 +3,7 @@
 
 The routers are the same for both: only where their answer comes from differs (`transport.mta.exim_plan`). A reply in
 a file is read for extended addresses too, so it names the recipient on the wire only where the extension is to go.
+A last line for each domain says that the domain is there as a whole: without it nobody counts as unlisted.
 
 Files in the output folder: `exim_recipients` (lsearch text, sorted) and `exim_recipients.cdb`, and
 `exim_splitmx_*.cdb` for lists of domains that are too long for the configuration.
@@ -35,6 +36,8 @@ from transport.names import CHUNK_SUFFIX
 from transport.record import Kind
 
 RECIPIENTS = "exim_recipients"
+LAST = "\U0010fffd"
+"""Begins the key of a domain's last line: it sorts behind every address, so that a text that was cut lacks it."""
 _USUAL = re.compile(r"[a-z0-9_=-]+(?:\.[a-z0-9_=-]+)*")
 _PLAIN_KEY = re.compile(r"[^\s:\"\\#][^\s:\"\\]*")
 _ONE_WORD = re.compile(r"[!-~]+")
@@ -73,13 +76,23 @@ def lookup_texts(folder: Path, map_type: str) -> tuple[Callable[[str], str], Cal
     return exact, base
 
 
+def unlisted_text(folder: Path, map_type: str) -> str:
+    """The answer for who is in no line, as expansion text: unknown only while the file is whole and knows the domain.
+    A file that was cut, emptied by a crash, or built before the domain was there puts off instead."""
+    file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
+    key = "".join(f"\\x{octet:02x}" for octet in LAST.encode()) + "${lc:$domain}"
+    whole = "${if eq{$value}{whole}{decision=unknown }{decision=temp }}"
+    lost = f'decision=temp text="{file} has nothing of ${{lc:$domain}}: splitmx build --for exim"'
+    return f"${{lookup{{{key}}}{map_type}{{{file}}}{{{whole}}}{{{lost}}}}}"
+
+
 def extension_pattern(delimiters: str) -> str:
     """A pattern for the extension of a local part, with its delimiter (as `transport.address.forms` splits it)."""
     if not delimiters:
         return r"\N(?!)\N"
     signs = "".join(re.escape(sign) for sign in delimiters)
     whole = "postmaster$|mailer-daemon$|double-bounce$" + ("|owner-|.*-request$" if "-" in delimiters else "")
-    return rf"\N^(?!{whole})[^{signs}]+\K[{signs}].*$\N"
+    return rf"\N(?i)^(?!{whole})[^{signs}]+\K[{signs}].*$\N"
 
 
 def reply_line(pairs: dict[str, str]) -> str:
@@ -124,6 +137,9 @@ class Replies:
             if address is not None:
                 outcome = self._faces.exim({"recipient": text}, self._now)
                 yield _line(text, reply_line(dict(outcome.pairs)))
+        for domain in self._settings.domains.values():
+            if domain.enabled == "yes":
+                yield from (f"{LAST}{name}: whole\n" for name in exim_plan.names_of(domain.name))
 
     def _domain(self, domain: Domain) -> Iterator[str]:
         source = _source(self._settings, domain)
@@ -350,7 +366,7 @@ def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool,
             cdb.write(new, _rows(text.new))
             with installing(output, "exim"):
                 _install(new, index)
-                text.install()
+                _install(text.new, text.path)
             entry.written = True
             shrink.note(output, report.survey.listed)
         finally:
@@ -374,10 +390,11 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
 
 
 def _install(new: Path, path: Path) -> None:
-    """Replace by one rename, readable for Exim's user, with the old file's mode."""
+    """Flush to the disk and replace by one rename, readable for Exim's user, with the old file's mode."""
     handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(handle, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.fsync(handle)
     finally:
         os.close(handle)
     new.replace(path)

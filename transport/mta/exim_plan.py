@@ -80,7 +80,7 @@ def plan(
     parts = {
         "main": main,
         "acl": text.ACL,
-        "routers": exim_routers.routers(settings.daemon.recipient_delimiter),
+        "routers": exim_routers.routers(),
         "transports": _transports(),
     }
     result.parts = [Part(name, place, body) for (name, body), place in zip(parts.items(), _PLACES[kind], strict=True)]
@@ -184,14 +184,14 @@ def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str,
 def _answers(deploy: str, folder: Path, map_type: str, delimiters: str) -> list[str]:
     """Where the routers and the ACL get their answers from."""
     live, acl = _asked(_QUESTION), _asked("SPLITMX_ACL_QUESTION", "{}")
-    from transport.maps.exim import extension_pattern, lookup_texts
+    from transport.maps.exim import extension_pattern, lookup_texts, unlisted_text
 
     extension = [f"SPLITMX_EXTENSION = {extension_pattern(delimiters)}"]
     if deploy == "live":
         return [*extension, f"SPLITMX_ANSWER = {live}", f"SPLITMX_ACL_ANSWER = {acl}"]
     exact, base = lookup_texts(folder, map_type)
     if deploy == "static":
-        unlisted = "decision=unknown "
+        unlisted = unlisted_text(folder, map_type)
         return [
             *extension,
             f"SPLITMX_ANSWER = {exact(base(unlisted))}",

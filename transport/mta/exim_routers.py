@@ -44,31 +44,17 @@ SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_no
 # An envelope domain names nobody: what was said for the address before holds, for a copy too.
 SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
   {${extract{errors}{$address_data}{$value}fail}}fail}
-# What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}
-SPLITMX_COPY_LOCAL = $local_part$local_part_suffix
+# What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
   {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
-SPLITMX_COPY_LOSES = ${if and{{SPLITMX_COPY_SHORT} {eq{${quote_local_part:SPLITMX_COPY_LOCAL}}{SPLITMX_COPY_LOCAL}}}\
-  {${if match{SPLITMX_COPY_LOCAL}{SPLITMX_EXTENSION}{$0}}}}
-"""
-
-_COPY_WITHOUT_EXTENSION = r"""# plus = "strip" without `envelope`: an smtp transport leaves a suffix out of RCPT.
-# (It would cut a quoted local part apart.)
-splitmx_copy_there_%(number)s:
-  driver = manualroute
-  domains = +splitmx_routed
-  local_part_suffix = %(separator)s %(sign)s*
-  condition = ${if and{{SPLITMX_COPY_THERE} {eq{${extract{envelope}{$address_data}}}{}}\
-    {!eq{$local_part_suffix}{}} {eq{SPLITMX_COPY_LOSES}{$local_part_suffix}}}}
-  unseen
-  no_verify
-  errors_to = SPLITMX_NOBODY
-  route_data = <;SPLITMX_HOSTS
-  transport = SPLITMX_BY_LEVEL
-  self = defer
-  host_find_failed = defer
-
+SPLITMX_COPY_NAME = ${if and{{SPLITMX_COPY_THERE} {SPLITMX_COPY_SHORT}}\
+  {${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}
+SPLITMX_BARE = \N^[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+(\.[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)*$\N
+# A copy that keeps its address travels as an address of its own, so that it waits and fails alone: this ending stands
+# behind its local part, and the transports leave it out of RCPT.
+SPLITMX_ENDING = .splitmx-copy
+SPLITMX_IS_COPY = eq{$parent_domain}{$domain}
 """
 
 # In a host list each IPv6 address needs brackets before its port.
@@ -83,10 +69,54 @@ splitmx_nobody:
   senders = :
   data = :blackhole:
 
-# The one question. It stands in address_data, and the router declines.
+# Copies on their way: what was said of the address holds for its copy, nothing is asked again.
+splitmx_copy_there:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_ENDING
+  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_THERE}}}
+  no_verify
+  route_data = <;SPLITMX_HOSTS
+  transport = SPLITMX_BY_LEVEL
+  self = defer
+  host_find_failed = defer
+
+splitmx_copy_lmtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_ENDING
+  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  no_verify
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_lmtp
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_smtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_ENDING
+  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  no_verify
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_smtp_store
+  self = send
+  host_find_failed = defer
+
+splitmx_copy_socket:
+  driver = accept
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_ENDING
+  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
+  no_verify
+  transport = splitmx_socket
+
+# The one question. It stands in address_data, and the router declines. An address that waits for an answer waits
+# alone: without retry_use_local_part Exim would hold back all queued mail of the domain until its next attempt.
 splitmx_ask:
   driver = redirect
   domains = +splitmx_routed
+  retry_use_local_part
   address_data = ${if match{$local_part}{\N[\x00-\x1f\x7f]\N}\
     {decision=unknown }\
     {SPLITMX_ANSWER}}
@@ -149,39 +179,23 @@ splitmx_expand:
   forbid_filter_readsocket
   cannot_route_message = No such recipient here
 
-# delivery = "all": the destination is the delivery, the copy for the store here is silent.
-splitmx_copy_lmtp:
-  driver = manualroute
+# delivery = "dual", without `envelope`: a copy for the destination. delivery = "all": the destination is the delivery,
+# the copy is for the store here. Both are silent. (Made by `unseen` manualroutes they would be the same address: Exim
+# would put off the mail itself while a host of the copy has no known name, or while the copy is refused for now.)
+splitmx_copy:
+  driver = redirect
   domains = +splitmx_routed
-  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  caseful_local_part
+  condition = ${if or{{SPLITMX_COPY_HERE} \
+    {and{{SPLITMX_COPY_THERE} {eq{${extract{envelope}{$address_data}}}{}}}}}}
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
-  route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_lmtp
-  self = send
-  host_find_failed = defer
-
-splitmx_copy_smtp:
-  driver = manualroute
-  domains = +splitmx_routed
-  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
-  unseen
-  no_verify
-  errors_to = SPLITMX_NOBODY
-  route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_smtp_store
-  self = send
-  host_find_failed = defer
-
-splitmx_copy_socket:
-  driver = accept
-  domains = +splitmx_routed
-  condition = ${if and{{SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
-  unseen
-  no_verify
-  errors_to = SPLITMX_NOBODY
-  transport = splitmx_socket
+  data = <${if match{SPLITMX_COPY_NAME}{SPLITMX_BARE}{SPLITMX_COPY_NAME}{${quote_local_part:SPLITMX_COPY_NAME}}}\
+    SPLITMX_ENDING@$domain>
+  forbid_file
+  forbid_pipe
+  forbid_include
 
 # envelope, plus = "strip": another recipient on the wire; headers stay.
 splitmx_envelope:
@@ -196,8 +210,7 @@ splitmx_envelope:
   forbid_pipe
   forbid_include
 
-# delivery = "dual": a copy for the destination, a silent one. With `envelope` it goes to another address, which is
-# asked for by itself.
+# delivery = "dual" with `envelope`: the silent copy goes to another address, which is asked for by itself.
 splitmx_copy_envelope:
   driver = redirect
   domains = +splitmx_routed
@@ -210,18 +223,6 @@ splitmx_copy_envelope:
   forbid_file
   forbid_pipe
   forbid_include
-
-%(copies without extension)ssplitmx_copy_there:
-  driver = manualroute
-  domains = +splitmx_routed
-  condition = ${if and{{SPLITMX_COPY_THERE} {eq{${extract{envelope}{$address_data}}}{}} {eq{SPLITMX_COPY_LOSES}{}}}}
-  unseen
-  no_verify
-  errors_to = SPLITMX_NOBODY
-  route_data = <;SPLITMX_HOSTS
-  transport = SPLITMX_BY_LEVEL
-  self = defer
-  host_find_failed = defer
 
 # Listed at the other side: a recipient is good without asking anybody, even while DNS is down.
 splitmx_listed:
@@ -310,11 +311,6 @@ splitmx_rest:
 """
 
 
-def routers(delimiters: str) -> str:
-    """Macros and routers. delimiters: `recipient_delimiter`; one router for each, since `local_part_suffix = +*` takes
-    what begins at the first `+`, as `transport.address.forms` splits it."""
-    stripped = [
-        _COPY_WITHOUT_EXTENSION % {"number": number, "sign": sign, "separator": "<," if sign == ";" else "<;"}
-        for number, sign in enumerate(delimiters, 1)
-    ]
-    return ROUTER_MACROS + "\n" + _ROUTERS.replace("%(copies without extension)s", "".join(stripped))
+def routers() -> str:
+    """Macros and routers, the same for every site."""
+    return ROUTER_MACROS + "\n" + _ROUTERS
