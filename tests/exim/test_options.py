@@ -350,6 +350,14 @@ def test_submission(site: Site) -> None:
     site.store.wait("from cron", "ann@example.com")
 
 
+def test_long_lines(site: Site) -> None:
+    """A line longer than SMTP allows (an HTML mail in one line) is passed on as it came: no bounce, no lost copy."""
+    names = ["bob@example.com", "two@example.com", "ann@all.example", "carl@dualstrip.example"]
+    site.exim.sendmail("cron@foreign.example", names, f"Subject: one long line\n\n<p>{'x' * 4000}</p>\n")
+    site.s.wait("one long line", "bob@example.com", "ann@all.example", "carl@dualstrip.example")
+    site.store2.wait("one long line", "two@example.com", "ann@all.example")
+
+
 def test_many_recipients(site: Site) -> None:
     """A hundred recipients, half of them there: one transaction each way carries them (case 98)."""
     names = [f"ann+{n}@example.com" for n in range(50)] + [f"bob+{n}@example.com" for n in range(50)]
