@@ -208,7 +208,9 @@ def test_all(site: Site) -> None:
     site.s.replies["carl@all.example"] = "550 5.1.1 not here"
     site.store2.replies["carl@all.example"] = "550 5.1.1 not here"
     site.send("carl@all.example", "hears@foreign.example")
-    site.outside.wait_to("hears@foreign.example")
+    (report,) = site.outside.wait_to("hears@foreign.example")
+    assert b"carl@all.example" in report.content
+    assert b"splitmx-" not in report.content
     site.exim.wait_empty()
     assert [m.recipients for m in site.outside.mails].count(["hears@foreign.example"]) == 1
 

@@ -37,7 +37,8 @@ def test_who_waits_for_the_daemon_waits_alone(site: Site, cleaned: Cleaned) -> N
 
 
 class Copies:
-    """An Exim whose daemon is a stub: ann is here with a copy there (dual), bob is there with a copy here (all)."""
+    """An Exim whose daemon is a stub: ann is here with a copy there (dual), so are cleo and dora, in a store of their
+    own; bob and bea are there with a copy here (all); eve keeps her mail in that store and forwards it."""
 
     def __init__(self, site: Site, cleaned: Cleaned, there: str = "", here: str = "") -> None:
         path = site.folder / "copies.sock"
@@ -45,7 +46,10 @@ class Copies:
         way = "hosts={} port=25 tls=may verify=no"
         dual = f"decision=local copy=relay {way.format(there or site.s.host)}"
         both = f"decision=relay copy=local {store} {way.format(site.s.host)}"
-        replies = {b"ann": dual, b'"ann b"': dual, b"bob": both}
+        stored = f"{dual.rpartition(' hosts=')[0]} {store} {way.format(site.s.host)}"
+        keeps = f"decision=expand self=local {store} targets=eve@copies.example,friend@foreign.example verify=no"
+        replies = {b"ann": dual, b'"ann b"': dual, b"bob": both, b"bea": both, b"cleo": stored, b"dora": stored}
+        replies[b"eve"] = keeps
         stub = Stub(path, lambda line: replies.get(_asked(line), "decision=unknown").encode())
         cleaned(stub.close)
         settings = Settings(
@@ -96,3 +100,24 @@ def test_a_copy_put_off_holds_up_nothing(site: Site, cleaned: Cleaned) -> None:
         site.store.wait(subject, "ann@copies.example")
         site.s.wait(subject, "ann@copies.example", "bob@copies.example")
         site.store2.wait(subject, "bob@copies.example")
+
+
+def test_nobody_gets_again_what_was_delivered(site: Site, cleaned: Cleaned) -> None:
+    """While copies wait, and other recipients of the message too, whoever has the mail does not get it once more with
+    every attempt."""
+    copies = Copies(site, cleaned)
+    late = {site.store2: ["dora", "bob", "bea"], site.s: ["bea", "cleo", "dora"], site.outside: []}
+    for server, names in late.items():
+        server.replies.update({f"{name}@copies.example": "451 4.2.2 later" for name in names})
+    site.outside.replies["friend@foreign.example"] = "451 4.2.2 later"
+    copies.submit("only once", "bob", "bea", "cleo", "dora", "eve")
+    for _ in range(3):
+        copies.exim.flush()
+    for server in late:
+        server.replies.clear()
+    copies.exim.flush()
+    copies.exim.wait_empty()
+    people = [f"{name}@copies.example" for name in ("bea", "bob", "cleo", "dora")]
+    site.store2.wait("only once", *people, "eve@copies.example")
+    site.s.wait("only once", *people)
+    site.outside.wait("only once", "friend@foreign.example")

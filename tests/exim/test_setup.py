@@ -167,6 +167,7 @@ def test_check_lets_good_sites_be(site: Site, monkeypatch: pytest.MonkeyPatch) -
     path.write_text(other)
     found = findings(site.settings, read(str(site.exim.binary), path))
     assert not [f for f in found if f.level != "note"]
+    assert any(f.text.startswith("transport site_store takes several recipients at once") for f in found)
     path.write_text(text.replace("begin routers", "begin ruoters", 1))
     with pytest.raises(EximError, match=r"(?s)in line \d+ of .*ruoters"):
         read(str(site.exim.binary), path)

@@ -297,6 +297,14 @@ def _files(wanted: EximPlan) -> Iterator[Finding]:
 
 
 def _local(settings: Settings, exim: Exim) -> Iterator[Finding]:
+    for driver in exim.transports:
+        lmtp = driver.option("driver") == "smtp" and driver.option("protocol") == "lmtp"
+        if lmtp and not driver.name.startswith("splitmx_") and driver.option("max_rcpt") != "1":
+            yield note(
+                f"transport {driver.name} takes several recipients at once: who has copies, or forwards and keeps, may"
+                " get a mail again while others of its recipients wait",
+                "set max_rcpt = 1 there, or name the store in local_transport",
+            )
     sign = settings.daemon.recipient_delimiter[:1]
     if not sign or "SPLITMX_STRIP_EXTENSION" in exim.macros:
         return

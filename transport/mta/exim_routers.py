@@ -48,13 +48,19 @@ SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_d
 # What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
   {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
+SPLITMX_BARE = \N^[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+(\.[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)*$\N
+SPLITMX_QUOTED = ${if match{$local_part}{SPLITMX_BARE}{$local_part}{${quote_local_part:$local_part}}}
 SPLITMX_COPY_NAME = ${if and{{SPLITMX_COPY_THERE} {SPLITMX_COPY_SHORT}}\
   {${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}
-SPLITMX_BARE = \N^[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+(\.[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)*$\N
 # A copy that keeps its address travels as an address of its own, so that it waits and fails alone: this ending stands
 # behind its local part, and the transports leave it out of RCPT.
 SPLITMX_ENDING = .splitmx-copy
-SPLITMX_IS_COPY = eq{$parent_domain}{$domain}
+SPLITMX_IS_CHILD = eq{$parent_domain}{$domain}
+# So does mail for an address that is its own parent: what is left behind a copy, or kept by who forwards. Exim notes
+# its delivery, and forgets to look there when it sends it in one transaction with others: it would be delivered again
+# with every attempt for them.
+SPLITMX_KEPT = .splitmx-kept
+SPLITMX_TO_STORE = and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{local}}}
 """
 
 # In a host list each IPv6 address needs brackets before its port.
@@ -74,7 +80,7 @@ splitmx_copy_there:
   driver = manualroute
   domains = +splitmx_routed
   local_part_suffix = SPLITMX_ENDING
-  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_THERE}}}
+  condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_THERE}}}
   no_verify
   route_data = <;SPLITMX_HOSTS
   transport = SPLITMX_BY_LEVEL
@@ -85,7 +91,7 @@ splitmx_copy_lmtp:
   driver = manualroute
   domains = +splitmx_routed
   local_part_suffix = SPLITMX_ENDING
-  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
   transport = splitmx_lmtp
@@ -96,7 +102,7 @@ splitmx_copy_smtp:
   driver = manualroute
   domains = +splitmx_routed
   local_part_suffix = SPLITMX_ENDING
-  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
   transport = splitmx_smtp_store
@@ -107,9 +113,43 @@ splitmx_copy_socket:
   driver = accept
   domains = +splitmx_routed
   local_part_suffix = SPLITMX_ENDING
-  condition = ${if and{{SPLITMX_IS_COPY} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
+  condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{socket}}}}
   no_verify
   transport = splitmx_socket
+
+# Mail that is its own parent, on its way.
+splitmx_kept_relay:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_KEPT
+  condition = ${if and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{relay}}}}
+  no_verify
+  route_data = <;SPLITMX_HOSTS
+  transport = SPLITMX_BY_LEVEL
+  self = defer
+  host_find_failed = defer
+
+splitmx_kept_lmtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_KEPT
+  condition = ${if and{{SPLITMX_TO_STORE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
+  no_verify
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_lmtp
+  self = send
+  host_find_failed = defer
+
+splitmx_kept_smtp:
+  driver = manualroute
+  domains = +splitmx_routed
+  local_part_suffix = SPLITMX_KEPT
+  condition = ${if and{{SPLITMX_TO_STORE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
+  no_verify
+  route_data = <;SPLITMX_STORE_HOST
+  transport = splitmx_smtp_store
+  self = send
+  host_find_failed = defer
 
 # The one question. It stands in address_data, and the router declines. An address that waits for an answer waits
 # alone: without retry_use_local_part Exim would hold back all queued mail of the domain until its next attempt.
@@ -249,6 +289,22 @@ splitmx_null_mx:
     {match{${lookup dnsdb{>; defer_never,mx=$1}}}{\N^\d+ \.?$\N}}}}
   allow_fail
   data = :fail: 550 5.1.10 The destination takes no mail (null MX)
+
+# Mail that is its own parent gets a name of its own, which its transport leaves out of RCPT, and reports too.
+splitmx_kept:
+  driver = redirect
+  domains = +splitmx_routed
+  caseful_local_part
+  condition = ${if and{{eqi{$parent_local_part@$parent_domain}{$local_part@$domain}} \
+    {or{{eq{SPLITMX_WAY}{relay}} \
+    {and{{eq{SPLITMX_WAY}{local}} {match{${extract{store_via}{$address_data}}}{\N^(lmtp|smtp)$\N}}}}}}}}
+  no_verify
+  hide_child_in_errmsg
+  errors_to = SPLITMX_ERRORS
+  data = <SPLITMX_QUOTEDSPLITMX_KEPT@$domain>
+  forbid_file
+  forbid_pipe
+  forbid_include
 
 # The other side.
 splitmx_relay:
