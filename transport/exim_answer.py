@@ -177,7 +177,7 @@ def chunks(targets: Sequence[str]) -> list[list[str]]:
 def _targets(members: Sequence[str]) -> dict[str, str]:
     if all(_BARE.fullmatch(member) for member in members):
         return {"members": str(len(members)), "targets": ",".join(members)}
-    return {"members": str(len(members)), "targets64": _base64(",".join(members))}
+    return {"members": str(len(members)), "targets64": base64(",".join(members))}
 
 
 def _delivery(settings: Settings, address: Address, decision: Decision) -> dict[str, str]:
@@ -254,8 +254,9 @@ def _on_the_wire(settings: Settings, address: Address, decision: Decision) -> di
     text = changed or external(address.local, address.domain)
     if _BARE.fullmatch(text):
         return {"address": text}
-    return {"address64": _base64(text)} if changed else {}
+    return {"address64": base64(text)} if changed else {}
 
 
-def _base64(text: str) -> str:
+def base64(text: str) -> str:
+    """What cannot stand in a reply as it is, in letters that can."""
     return b64encode(text.encode()).decode("ascii")

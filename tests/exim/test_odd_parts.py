@@ -56,7 +56,7 @@ fwd@example.com,mailbox,"fwd+kept@example.com, friend@elsewhere.test"
 team@example.com,group,"#top@example.com, ann@example.com, eve@example.com"
 odd@example.com,group,"""o, dd""@elsewhere.test, ann@example.com, ""q\\"" x""@elsewhere.test"
 '''
-THERE = ("bob", "#num", "x#y", "|pipe", "/file")
+THERE = ("bob", "#num", "x#y", "|pipe", "/file", '"a..b"')
 
 
 class Alone:
@@ -66,7 +66,8 @@ class Alone:
         self.folder = new_folder("oddparts")
         self.store, self.cloud, self.outside = RecordingLmtp(), RecordingSmtp(), RecordingSmtp()
         (self.folder / "here.csv").write_text(PEOPLE)
-        (self.folder / "there.csv").write_text("\n".join(["address", *(f"{n}@example.com" for n in THERE), ""]))
+        lines = ["address", *(f"{n}@example.com".replace('"', '""').join('""') for n in THERE), ""]
+        (self.folder / "there.csv").write_text("\n".join(lines))
         config = self.folder / "splitmx.toml"
         config.write_text(CONFIGURATION.format(folder=self.folder, cloud=self.cloud.host))
         maps = self.folder / "maps"

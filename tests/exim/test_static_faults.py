@@ -28,8 +28,9 @@ control = "unix:{folder}/control.sock"
 state = "{folder}/state"
 [directories.here]
 type = "file"
-format = "list"
+format = "csv"
 path = "{folder}/here"
+max_age = "1000d"
 [directories.there]
 type = "file"
 format = "list"
@@ -52,13 +53,14 @@ class Files:
         self.folder = new_folder("staticfaults")
         self.maps = self.folder / "maps"
         self.store, self.outside = RecordingLmtp(), RecordingSmtp()
-        (self.folder / "here").write_text("".join(f"{n}@example.com\n" for n in ("ann", "josé", "zoe")))
+        people = "".join(f"{n}@example.com,\n" for n in ("ann", "josé", "zoe"))
+        (self.folder / "here").write_text(f"address,location\n{people}odd@example.com,a-word-nobody-knows\n")
         (self.folder / "there").write_text("bob@example.com\nlars@example.com\n")
         self.config = self.folder / "splitmx.toml"
         self.configure("")
         words = ["-c", str(self.config), "build", "--for", "exim", "--alone", "--output", str(self.maps)]
         done = CliRunner().invoke(main, words)
-        assert done.exit_code == 0, done.output
+        assert done.exit_code == 1, done.output  # odd@ is a finding
 
     def configure(self, more: str) -> None:
         """The configuration, with more behind it."""
@@ -99,6 +101,13 @@ def test_whole_files(files: Files, cleaned: Cleaned, kind: str) -> None:
     exim = files.exim(kind, files.maps)
     cleaned(exim.stop)
     assert told(exim, "ann@example.com", "lars+x@example.com", "zed@example.com") == ["2", "2", "5"] * 2
+
+
+def test_who_cannot_be_decided(files: Files, cleaned: Cleaned) -> None:
+    """Somebody listed with a location that nobody knows is put off by files too, extension or not."""
+    exim = files.exim("cdb", files.maps)
+    cleaned(exim.stop)
+    assert told(exim, "odd@example.com", "odd+x@example.com") == ["4", "4", "d", "d"]
 
 
 @pytest.mark.parametrize("kind", ["cdb", "lsearch"])

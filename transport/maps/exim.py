@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transport import exim_answer
@@ -27,6 +27,7 @@ from transport.directories.reading import spellings
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink
 from transport.maps.build import BuildReport, MapReport
+from transport.maps.exim_lookups import LAST, RECIPIENTS
 from transport.maps.population import Survey
 from transport.maps.snapshot import Situation, Snapshot
 from transport.maps.stand_in import STAND_IN, StandIn
@@ -35,9 +36,6 @@ from transport.mta import exim_plan
 from transport.names import CHUNK_SUFFIX
 from transport.record import Kind
 
-RECIPIENTS = "exim_recipients"
-LAST = "\U0010fffd"
-"""Begins the key of a domain's last line: it sorts behind every address, so that a text that was cut lacks it."""
 _USUAL = re.compile(r"[a-z0-9_=-]+(?:\.[a-z0-9_=-]+)*")
 _PLAIN_KEY = re.compile(r"[^\s:\"\\#][^\s:\"\\]*")
 _ONE_WORD = re.compile(r"[!-~]+")
@@ -60,41 +58,6 @@ def refusals(settings: Settings) -> list[str]:
     return reasons
 
 
-def lookup_texts(folder: Path, map_type: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
-    """The look-ups as expansion text: (by the whole address, by what stands before the extension); each takes the
-    text that is used when nothing is found."""
-    file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
-
-    def exact(otherwise: str) -> str:
-        # `*@`: an envelope domain has one line, `*@DOMAIN`; no recipient has such a key
-        return f"${{lookup{{${{lc:$local_part}}@${{lc:$domain}}}}{map_type}*@{{{file}}}{{$value}}{{{otherwise}}}}}"
-
-    def base(otherwise: str) -> str:
-        key = "${sg{${lc:$local_part}}{SPLITMX_EXTENSION}{}}@${lc:$domain}"
-        return f"${{lookup{{{key}}}{map_type}{{{file}}}{{$value extended=yes}}{{{otherwise}}}}}"
-
-    return exact, base
-
-
-def unlisted_text(folder: Path, map_type: str) -> str:
-    """The answer for who is in no line, as expansion text: unknown only while the file is whole and knows the domain.
-    A file that was cut, emptied by a crash, or built before the domain was there puts off instead."""
-    file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
-    key = "".join(f"\\x{octet:02x}" for octet in LAST.encode()) + "${lc:$domain}"
-    whole = "${if eq{$value}{whole}{decision=unknown }{decision=temp }}"
-    lost = f'decision=temp text="{file} has nothing of ${{lc:$domain}}: splitmx build --for exim"'
-    return f"${{lookup{{{key}}}{map_type}{{{file}}}{{{whole}}}{{{lost}}}}}"
-
-
-def extension_pattern(delimiters: str) -> str:
-    """A pattern for the extension of a local part, with its delimiter (as `transport.address.forms` splits it)."""
-    if not delimiters:
-        return r"\N(?!)\N"
-    signs = "".join(re.escape(sign) for sign in delimiters)
-    whole = "postmaster$|mailer-daemon$|double-bounce$" + ("|owner-|.*-request$" if "-" in delimiters else "")
-    return rf"\N(?i)^(?!{whole})[^{signs}]+\K[{signs}].*$\N"
-
-
 def reply_line(pairs: dict[str, str]) -> str:
     """The reply as the daemon sends it; "" for what must not stand in one."""
     words = []
@@ -108,7 +71,9 @@ def reply_line(pairs: dict[str, str]) -> str:
 class Replies:
     """Every listed address with its reply, as lines of an lsearch file."""
 
-    def __init__(self, settings: Settings, snapshot: Snapshot, now: float) -> None:
+    def __init__(self, settings: Settings, snapshot: Snapshot, now: float, *, alone: bool = False) -> None:
+        """alone: no daemon can be asked about who is listed and cannot be decided; the file puts them off."""
+        self._alone = alone
         self._settings = settings
         self._snapshot = snapshot
         self._now = now
@@ -204,7 +169,10 @@ class Replies:
             pairs["verify"] = "yes"
         if decision.verdict is Verdict.RELAY:
             destination = self._settings.destinations[decision.destination]
-            if not destination.plus_strip:
+            if destination.plus_strip and not pairs.keys() & {"address", "address64"}:
+                verify = pairs.pop("verify")
+                pairs |= {"address64": exim_answer.base64(external(address.local, address.domain)), "verify": verify}
+            elif not destination.plus_strip:
                 for key in ("address", "address64"):
                     pairs.pop(key, None)
                 if destination.envelope:
@@ -224,6 +192,8 @@ class Replies:
             if decision is not None and (decision.listed or self._listed(domain, local)):
                 self.survey.note(decision)
                 self.survey.leave_out(text, decision.reason)
+                if self._alone and local != "*":
+                    yield from self._lines_of(local, names, "decision=temp")
             return
         reply = self._reply(self._faces, address)
         if not reply:
@@ -232,9 +202,10 @@ class Replies:
             self.survey.leave_out(text, "Exim would find it for everybody in the domain; only the daemon can answer")
             return
         self.survey.listed[domain.name] += 1
-        for name in names:
-            for spelling in _spellings(local):
-                yield _line(f"{spelling}@{name}", reply)
+        yield from self._lines_of(local, names, reply)
+
+    def _lines_of(self, local: str, names: Sequence[str], reply: str) -> Iterator[str]:
+        return (_line(f"{spelling}@{name}", reply) for name in names for spelling in _spellings(local))
 
     def _listed(self, domain: Domain, local: str) -> bool:
         return bool(self._snapshot.rows(_source(self._settings, domain).name, local))
@@ -324,11 +295,11 @@ def build_exim(
     try:
         moment = time.time() if now is None else now
         if check:
-            _build(settings, reader, report, check, accept, moment)
+            _build(settings, reader, report, check, accept, moment, alone)
         else:
             output.mkdir(parents=True, exist_ok=True)
             with alone_in(output):
-                _build(settings, reader, report, check, accept, moment)
+                _build(settings, reader, report, check, accept, moment, alone)
     except OSError as fault:
         place = fault.filename or output
         raise BuildError(f"{place}: {fault.strerror or fault}", "the old files stay") from fault
@@ -336,9 +307,11 @@ def build_exim(
     return report
 
 
-def _build(settings: Settings, reader: Reader, report: BuildReport, check: bool, accept: bool, now: float) -> None:
+def _build(
+    settings: Settings, reader: Reader, report: BuildReport, check: bool, accept: bool, now: float, alone: bool
+) -> None:
     output = report.output
-    replies = Replies(settings, Snapshot(settings, reader, now), now)
+    replies = Replies(settings, Snapshot(settings, reader, now), now, alone=alone)
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix=".splitmx-exim-", dir=output if not check else None) as aside:

@@ -184,7 +184,7 @@ def _main(settings: Settings, kind: str, deploy: str, folder: Path, socket: str,
 def _answers(deploy: str, folder: Path, map_type: str, delimiters: str) -> list[str]:
     """Where the routers and the ACL get their answers from."""
     live, acl = _asked(_QUESTION), _asked("SPLITMX_ACL_QUESTION", "{}")
-    from transport.maps.exim import extension_pattern, lookup_texts, unlisted_text
+    from transport.maps.exim_lookups import extension_pattern, lookup_texts, unlisted_text
 
     extension = [f"SPLITMX_EXTENSION = {extension_pattern(delimiters)}"]
     if deploy == "live":

@@ -8,9 +8,13 @@ SPLITMX_NOBODY = nobody@copy-errors.splitmx.invalid
 SPLITMX_WORD = ${extract{decision}{$address_data}{$value}{none}}
 SPLITMX_WAY = ${if eq{SPLITMX_WORD}{expand}{${extract{self}{$address_data}{$value}{none}}}{SPLITMX_WORD}}
 SPLITMX_COPY_HERE = and{{eq{SPLITMX_WAY}{relay}} {eq{${extract{copy}{$address_data}}}{local}}}
+# Quoted where RFC 5321 asks for it. (${quote_local_part:} also quotes what is not ASCII, and not "a..b".)
+SPLITMX_BARE = \N^[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+(\.[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)*$\N
+SPLITMX_QUOTED = ${if match{$local_part}{SPLITMX_BARE}{$local_part}\
+  {"${sg{$local_part}{\N[\\"]\N}{\\\\\$0}}"}}
 SPLITMX_WIRE = ${extract{address64}{$address_data}{${base64d:$value}}\
   {${extract{address}{$address_data}{$value}\
-  {${extract{envelope}{$address_data}{${quote_local_part:$local_part}@$value}}}}}}
+  {${extract{envelope}{$address_data}{SPLITMX_QUOTED@$value}}}}}}
 SPLITMX_LISTED_TARGETS = ${extract{targets64}{$address_data}{${base64d:$value}}{${extract{targets}{$address_data}}}}
 # A file has the alias without the extension: the targets get it here, as the daemon gives it to them. The sender chose
 # it, so that it is quoted; in a redirect's data a comma would begin another address, and without `<` a # a comment.
@@ -48,10 +52,10 @@ SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_d
 # What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
   {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
-SPLITMX_BARE = \N^[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+(\.[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+)*$\N
-SPLITMX_QUOTED = ${if match{$local_part}{SPLITMX_BARE}{$local_part}{${quote_local_part:$local_part}}}
 SPLITMX_COPY_NAME = ${if and{{SPLITMX_COPY_THERE} {SPLITMX_COPY_SHORT}}\
   {${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}
+SPLITMX_COPY_QUOTED = ${if match{SPLITMX_COPY_NAME}{SPLITMX_BARE}{SPLITMX_COPY_NAME}\
+  {"${sg{SPLITMX_COPY_NAME}{\N[\\"]\N}{\\\\\$0}}"}}
 # A copy that keeps its address travels as an address of its own, so that it waits and fails alone: this ending stands
 # behind its local part, and the transports leave it out of RCPT.
 SPLITMX_ENDING = .splitmx-copy
@@ -231,8 +235,7 @@ splitmx_copy:
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
-  data = <${if match{SPLITMX_COPY_NAME}{SPLITMX_BARE}{SPLITMX_COPY_NAME}{${quote_local_part:SPLITMX_COPY_NAME}}}\
-    SPLITMX_ENDING@$domain>
+  data = <SPLITMX_COPY_QUOTEDSPLITMX_ENDING@$domain>
   forbid_file
   forbid_pipe
   forbid_include
@@ -243,7 +246,7 @@ splitmx_envelope:
   domains = +splitmx_routed
   condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
     {!eq{SPLITMX_WIRE}{}} \
-    {!eqi{SPLITMX_WIRE}{${quote_local_part:$local_part}@$domain}}}}
+    {!eqi{SPLITMX_WIRE}{SPLITMX_QUOTED@$domain}}}}
   errors_to = SPLITMX_ERRORS
   data = <SPLITMX_WIRE>
   forbid_file
@@ -258,8 +261,7 @@ splitmx_copy_envelope:
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
-  data = <${quote_local_part:${if SPLITMX_COPY_SHORT{${sg{$local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}}\
-    @${extract{envelope}{$address_data}}>
+  data = <SPLITMX_COPY_QUOTED@${extract{envelope}{$address_data}}>
   forbid_file
   forbid_pipe
   forbid_include
