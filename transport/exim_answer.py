@@ -33,6 +33,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from transport.address import Address, external, fold_domain, parse
 from transport.client import Client, Judgement, Rule, listener_name
@@ -57,6 +58,7 @@ MAX_BYTES = 40_000
 _OURS = (Of.SPLIT, Of.STRIP, Of.MATCH)
 _WORDS = {Rule.LOOP: "loop", Rule.SUSPENDED: "suspended", Rule.REFUSE: "refuse", Rule.TEMP: "temp"}
 # what may stand bare in a reply: nothing that Exim expands, unquotes or takes for the end of a value
+_STATE = re.compile("[0-9a-f]{8}")
 _BARE = re.compile(r'[^\s"$\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
 _STORE = re.compile(r"(lmtp|smtp):(?:\[(?:ipv6:)?)?([0-9A-Za-z][0-9A-Za-z.:_-]*?)\]?(?::(\d{1,5}))?", re.I)
 _SOCKET = re.compile(r"lmtp:unix:(/[0-9A-Za-z./_-]+)")
@@ -106,8 +108,10 @@ def _hopeless(faces: Answerer, text: str) -> dict[str, str]:
 
 
 def _chunk(faces: Answerer, address: Address, place: Place, now: float) -> Outcome:
-    """One part of a large group."""
-    local, _, digits = address.local.rpartition("=")
+    """One part of a large group: `LOCAL=STATE=NUMBER`. Of another state than the present one: TEMP, since the parts
+    that Exim has already asked for would not fit. It asks for the group again at its next attempt."""
+    rest, _, digits = address.local.rpartition("=")
+    local, _, state = rest.rpartition("=") if "=" in rest else (rest, "", "")
     if place.domain is None or place.store or not local or not digits.isascii() or not digits.isdigit():
         return Outcome(OK, pairs=PASS, decision=PASS_FOREIGN)
     decision = faces.router.decide(faces.knowledge, Address(local, place.owner, local), now)
@@ -116,8 +120,10 @@ def _chunk(faces: Answerer, address: Address, place: Place, now: float) -> Outco
     keep = decision.keep and decision.until is None
     if decision.verdict is Verdict.TEMP:
         return Outcome(OK, pairs={"decision": "temp"}, decision=decision, keep=False)
-    pieces = chunks(decision.targets)
+    pieces, present = parts(decision.targets)
     number = int(digits[:6])
+    if state != present and _STATE.fullmatch(state):
+        return Outcome(OK, pairs={"decision": "temp"}, decision=decision, keep=False)
     if decision.verdict is not Verdict.EXPAND or not 1 <= number <= len(pieces):
         return Outcome(OK, pairs=UNKNOWN, decision=decision, keep=keep)
     pairs = {"decision": "expand", **_targets(pieces[number - 1]), "verify": "no"}
@@ -147,11 +153,11 @@ def pairs_of(faces: Answerer, address: Address, decision: Decision, now: float) 
             kept = faces.router.kept(address, decision, now)
             pairs["self"] = kept.verdict.value.lower()
             pairs |= _delivery(settings, address, kept)
-        pieces = chunks(decision.targets)
+        pieces, state = parts(decision.targets)
         members = pieces[0]
         if len(pieces) > 1:
             below = chunk_domain(address.domain)
-            members = [external(f"{address.local}={n}", below) for n in range(1, len(pieces) + 1)]
+            members = [external(f"{address.local}={state}={n}", below) for n in range(1, len(pieces) + 1)]
         pairs |= _targets(members)
     else:
         pairs |= _delivery(settings, address, decision)
@@ -172,6 +178,13 @@ def chunks(targets: Sequence[str]) -> list[list[str]]:
         runs[-1].append(target)
         size += length
     return runs
+
+
+def parts(targets: Sequence[str]) -> tuple[list[list[str]], str]:
+    """The runs of a group and, when there are several, a word for its present state: the parts of two states do not
+    make one group, and whoever moved from one part to another meanwhile would get nothing."""
+    runs = chunks(targets)
+    return runs, f"{crc32(','.join(targets).encode()):08x}" if len(runs) > 1 else ""
 
 
 def _targets(members: Sequence[str]) -> dict[str, str]:

@@ -138,6 +138,24 @@ def test_large_group() -> None:
     assert pairs(made, "all=99@example.com.group.splitmx.invalid")["decision"] == "unknown"
 
 
+def test_large_group_that_changes() -> None:
+    """Parts of a group as it was, asked for when it has changed or is gone, put the message off: with the parts of the
+    new one somebody would be left out."""
+    world = World()
+    members = [f"member{n}@foreign.example" for n in range(2000)]
+    world.add("all" + D, kind=Kind.GROUP, targets=members)
+    made = faces(world)
+    parts = pairs(made, "all" + D)["targets"].split(",")
+    assert pairs(made, parts[0])["decision"] == "expand"
+    changed = World()
+    changed.add("all" + D, kind=Kind.GROUP, targets=members[1:])
+    assert pairs(faces(changed), parts[1]) == {"decision": "temp"}
+    small = World()
+    small.add("all" + D, kind=Kind.GROUP, targets=members[:3])
+    assert pairs(faces(small), parts[2]) == {"decision": "temp"}
+    assert pairs(faces(World()), parts[2]) == {"decision": "temp"}
+
+
 def test_refusals_only_with_a_client() -> None:
     """A loop is judged where the client is named; the routers' question never is one."""
     world = World()
