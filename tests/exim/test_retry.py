@@ -50,6 +50,7 @@ class Copies:
         keeps = f"decision=expand self=local {store} targets=eve@copies.example,friend@foreign.example verify=no"
         replies = {b"ann": dual, b'"ann b"': dual, b"bob": both, b"bea": both, b"cleo": stored, b"dora": stored}
         replies[b"eve"] = keeps
+        replies[b"fay+news"] = replies[b"fay"] = both.replace(" verify", " address=fay@copies.example verify")
         stub = Stub(path, lambda line: replies.get(_asked(line), "decision=unknown").encode())
         cleaned(stub.close)
         settings = Settings(
@@ -121,3 +122,12 @@ def test_nobody_gets_again_what_was_delivered(site: Site, cleaned: Cleaned) -> N
     site.store2.wait("only once", *people, "eve@copies.example")
     site.s.wait("only once", *people)
     site.outside.wait("only once", "friend@foreign.example")
+
+
+def test_a_copy_here_is_one(site: Site, cleaned: Cleaned) -> None:
+    """all towards a destination that knows no extensions: one mail there without, one copy here with it."""
+    copies = Copies(site, cleaned)
+    copies.submit("one copy here", "fay+news")
+    site.s.wait("one copy here", "fay@copies.example")
+    copies.exim.wait_empty()
+    site.store2.wait("one copy here", "fay+news@copies.example")

@@ -127,7 +127,6 @@ splitmx_kept_relay:
   domains = +splitmx_routed
   local_part_suffix = SPLITMX_KEPT
   condition = ${if and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{relay}}}}
-  no_verify
   route_data = <;SPLITMX_HOSTS
   transport = SPLITMX_BY_LEVEL
   self = defer
@@ -240,19 +239,6 @@ splitmx_copy:
   forbid_pipe
   forbid_include
 
-# envelope, plus = "strip": another recipient on the wire; headers stay.
-splitmx_envelope:
-  driver = redirect
-  domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
-    {!eq{SPLITMX_WIRE}{}} \
-    {!eqi{SPLITMX_WIRE}{SPLITMX_QUOTED@$domain}}}}
-  errors_to = SPLITMX_ERRORS
-  data = <SPLITMX_WIRE>
-  forbid_file
-  forbid_pipe
-  forbid_include
-
 # delivery = "dual" with `envelope`: the silent copy goes to another address, which is asked for by itself.
 splitmx_copy_envelope:
   driver = redirect
@@ -291,6 +277,21 @@ splitmx_null_mx:
     {match{${lookup dnsdb{>; defer_never,mx=$1}}}{\N^\d+ \.?$\N}}}}
   allow_fail
   data = :fail: 550 5.1.10 The destination takes no mail (null MX)
+
+# envelope, plus = "strip": another recipient on the wire; headers stay. With a copy here, and in the same domain,
+# nothing is asked about it again: the copy has been made.
+splitmx_envelope:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WAY}{relay}} \
+    {!eq{SPLITMX_WIRE}{}} \
+    {!eqi{SPLITMX_WIRE}{SPLITMX_QUOTED@$domain}}}}
+  errors_to = SPLITMX_ERRORS
+  data = <${if match{SPLITMX_WIRE}{\N^(.*)@([^@]*)$\N}\
+    {$1${if and{{SPLITMX_COPY_HERE} {eqi{$2}{$domain}}}{SPLITMX_KEPT}}@$2}{SPLITMX_WIRE}}>
+  forbid_file
+  forbid_pipe
+  forbid_include
 
 # Mail that is its own parent gets a name of its own, which its transport leaves out of RCPT, and reports too.
 splitmx_kept:
