@@ -339,7 +339,8 @@ def _build(
             cdb.write(new, _rows(text.new))
             with installing(output, "exim"):
                 _install(new, index)
-                _install(text.new, text.path)
+                _flush(text.new)
+                text.install()
             entry.written = True
             shrink.note(output, report.survey.listed)
         finally:
@@ -360,6 +361,15 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
         )
         if changed and not check:
             _install(new, path)
+
+
+def _flush(new: Path) -> None:
+    """To the disk, before the rename: a crash then leaves the old file or the new one."""
+    handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _install(new: Path, path: Path) -> None:
