@@ -360,6 +360,14 @@ def test_long_lines(site: Site) -> None:
     site.store2.wait("one long line", "two@example.com", "ann@all.example")
 
 
+def test_options_of_later_versions(site: Site) -> None:
+    """Exim 4.94 starts with these texts: an option that it does not know (4.95 brought it) stands behind an .ifdef."""
+    later = "message_linelength_limit"
+    lines = site.exim.conf.read_text().splitlines()
+    before = [lines[n - 1] for n, line in enumerate(lines) if line.strip().startswith(later)]
+    assert before and set(before) == {f".ifdef _OPT_TRANSPORT_SMTP_{later.upper()}"}
+
+
 def test_many_recipients(site: Site) -> None:
     """A hundred recipients, half of them there: one transaction each way carries them (case 98)."""
     names = [f"ann+{n}@example.com" for n in range(50)] + [f"bob+{n}@example.com" for n in range(50)]

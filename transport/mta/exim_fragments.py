@@ -92,7 +92,9 @@ SPLITMX_STORE_SENDER = ${if match{$address_data}{\N\scopy=local(\s|$)\N}{$sender
 """
 
 _COMMON = """  driver = smtp
+.ifdef _OPT_TRANSPORT_SMTP_MESSAGE_LINELENGTH_LIMIT
   message_linelength_limit = 1G
+.endif
   return_path = SPLITMX_SENDER
 .ifdef SPLITMX_INTERFACE
   interface = SPLITMX_INTERFACE
@@ -110,7 +112,7 @@ _CA = """.ifdef SPLITMX_CA_FILE
 TRANSPORTS = (
     """# Transports to the other side. None of them signs with DKIM: a signature of ours on mail that only passes
 # through would make forged mail pass DMARC there. Lines longer than SMTP allows (998 octets) were taken and go on as
-# they came: Exim would bounce them, and a copy would be lost in silence.
+# they came: Exim (from 4.95 on) would bounce them, and a copy would be lost in silence.
 splitmx_smtp_none:
 """
     + _COMMON
@@ -171,7 +173,9 @@ splitmx_smtp_dane:
 # Stores that the configuration names.
 splitmx_lmtp:
   driver = smtp
+.ifdef _OPT_TRANSPORT_SMTP_MESSAGE_LINELENGTH_LIMIT
   message_linelength_limit = 1G
+.endif
   protocol = lmtp
   port = 24
   return_path = SPLITMX_STORE_SENDER
@@ -181,7 +185,9 @@ splitmx_lmtp:
 
 splitmx_smtp_store:
   driver = smtp
+.ifdef _OPT_TRANSPORT_SMTP_MESSAGE_LINELENGTH_LIMIT
   message_linelength_limit = 1G
+.endif
   return_path = SPLITMX_STORE_SENDER
 .ifdef _HAVE_DANE
   hosts_try_dane =
