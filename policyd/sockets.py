@@ -25,6 +25,7 @@ _BACKLOG = 4096
 _PATH_LIMIT = 107  # sun_path less its NUL, unix(7)
 
 
+_WRONG_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _PASSING = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR,
     errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL,
@@ -39,8 +40,8 @@ def passes(error: OSError) -> bool:
 class ListenError(Exception):
     """A listener cannot be opened; the text says which, why and what to do.
 
-    later: the system refused it (an address or a folder that is not there yet, a full disk, a port in use), so that
-    another attempt may succeed with the same configuration.
+    later: the system refused it (an address that is not there yet, a full disk, a port in use), so that another attempt
+    may succeed with the same configuration.
     """
 
     def __init__(self, text: str, later: bool = False) -> None:
@@ -199,7 +200,9 @@ def open_one(role: str, map_name: str, listener: Listener, given: dict[object, s
         else:
             sock = _bind_inet(listener)
     except OSError as error:
-        raise ListenError(f"{listener.name}: {error.strerror or error}{_hint(error)}", later=True) from error
+        raise ListenError(
+            f"{listener.name}: {error.strerror or error}{_hint(error)}", error.errno not in _WRONG_PATH
+        ) from error
     sock.setblocking(False)
     return Open(role, map_name, listener, sock, inherited is not None)
 

@@ -230,26 +230,17 @@ def test_socket_of_somebody_else_is_not_taken_over(sites: Callable[..., Site]) -
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("listener", "words"),
-    [
-        ("inet:192.0.2.77:10460", "does not have that address now"),
-        ("unix:{folder}/later/map.sock", "its directory does not exist"),
-    ],
-)
-def test_a_listener_that_cannot_be_had_yet_is_no_wrong_configuration(
-    sites: Callable[..., Site], listener: str, words: str
-) -> None:
+def test_a_listener_that_cannot_be_had_yet_is_no_wrong_configuration(sites: Callable[..., Site]) -> None:
     """Where another attempt may succeed, the daemon ends with 75: the service manager tries no more after a 2."""
     site = sites("ann@example.com")
     text = site.config().replace("[daemon]", '[daemon]\nallow = ["192.0.2.0/24"]')
-    text = text.replace("exim = [", f'exim = ["{listener.format(folder=site.folder / "gone")}", ')
+    text = text.replace("exim = [", 'exim = ["inet:192.0.2.77:10460", ')
     site.splitmx.write(text)
     done = subprocess.run(
         [*COMMAND, "--config", str(site.splitmx.config), "serve", *AS_ROOT], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 75, done.stderr
-    assert words in done.stderr
+    assert "does not have that address now" in done.stderr
     assert not site.map.exists()
 
 

@@ -365,7 +365,8 @@ def test_options_of_later_versions(site: Site) -> None:
     later = "message_linelength_limit"
     lines = site.exim.conf.read_text().splitlines()
     before = [lines[n - 1] for n, line in enumerate(lines) if line.strip().startswith(later)]
-    assert before and set(before) == {f".ifdef _OPT_TRANSPORT_SMTP_{later.upper()}"}
+    assert before
+    assert set(before) == {f".ifdef _OPT_TRANSPORT_SMTP_{later.upper()}"}
 
 
 def test_many_recipients(site: Site) -> None:

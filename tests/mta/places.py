@@ -11,8 +11,8 @@ import socket
 import tempfile
 from pathlib import Path
 
-_numbers = itertools.count(1)
-_net = random.SystemRandom().randrange(1, 1 << 16)
+_HOSTS = 254  # of one net 127.x.y.0/24
+_numbers = itertools.count(random.SystemRandom().randrange(90 * 256) * _HOSTS)
 
 
 def new_folder(name: str) -> Path:
@@ -31,10 +31,10 @@ def _base() -> str:
 
 
 def new_address() -> str:
-    """A loopback address nobody else uses: 127.x.y.z; on Linux all of 127/8 may be bound."""
+    """A loopback address nobody else uses, each once: 127.1.0.1 to 127.98.255.254; Linux binds all of 127/8."""
     for _ in range(1000):
-        number = (_net << 8) + next(_numbers)
-        host = f"127.{number >> 16 & 255 or 1}.{number >> 8 & 255}.{number % 254 + 1}"
+        net, last = divmod(next(_numbers), _HOSTS)
+        host = f"127.{net // 256 % 98 + 1}.{net % 256}.{last + 1}"
         with socket.socket() as sock:
             try:
                 sock.bind((host, 25 if os.geteuid() == 0 else 0))
