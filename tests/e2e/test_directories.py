@@ -215,7 +215,7 @@ def test_what_waited_is_delivered(cleaned: Cleaned, own_slapd: Slapd, ldap_secre
         site.mta.flush()
         return "address resolver failure" in str(site.mta.delayed())
 
-    wait_for(asked_in_vain, 60, site.tails)  # qmgr(8) keeps its last route for 30 s
+    wait_for(asked_in_vain, 60, site.tails, step=0.5)  # Postfix keeps its last route for 30 s
     site.secondary.start()
     own_slapd.cont()
 
@@ -223,4 +223,4 @@ def test_what_waited_is_delivered(cleaned: Cleaned, own_slapd: Slapd, ldap_secre
         site.mta.flush()
         return site.secondary.recipients(sent.subject) == ["zed@example.com"]
 
-    wait_for(delivered, 60, site.tails)
+    wait_for(delivered, 60, site.tails, step=0.5)

@@ -10,10 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 15.0, what: object = None) -> T:
+def wait_for(condition: Callable[[], T], seconds: float = 15.0, what: object = None, step: float = 0.02) -> T:
     """Poll `condition` until it is true and give its value back; AssertionError with `what` after `seconds`.
 
-    `what` may be a function, called only when it failed: for a log's tail.
+    `what` may be a function, called only when it failed: for a log's tail. step: seconds between two looks.
     """
     end = time.monotonic() + seconds
     while True:
@@ -23,4 +23,4 @@ def wait_for(condition: Callable[[], T], seconds: float = 15.0, what: object = N
         if time.monotonic() > end:
             text = what() if callable(what) else what
             raise AssertionError(f"not true after {seconds} s: {text or condition}")
-        time.sleep(0.02)
+        time.sleep(step)
