@@ -168,18 +168,44 @@ def settle(connection: sqlite3.Connection, case: Case, report: SyncReport, *, ca
     if not case.lost:
         if changed:
             take(connection, case.number)
-        # A domain of which nobody is listed but which is held keeps its canaries: they prove that something is wrong.
-        touched = [
-            domain
-            for (domain,) in execute("SELECT domain FROM temp.diff GROUP BY domain").fetchall()
-            if canaries_from == "recipient"
-            or execute("SELECT 1 FROM temp.staged WHERE domain = ? LIMIT 1", (domain,)).fetchone()
-            or not execute("SELECT 1 FROM temp.diff WHERE domain = ? AND hold > 0 LIMIT 1", (domain,)).fetchone()
-        ]
+        touched = _with_other_canaries(connection, case.number, canaries_from)
         choose_canaries(connection, case.number, touched, canaries_from)
     ids = {case.name_of(domain): domain for (domain,) in execute("SELECT DISTINCT domain FROM temp.diff")}
     note_held(connection, case.number, case.held, ids.__getitem__, case.now)
     return changed
+
+
+def _with_other_canaries(connection: sqlite3.Connection, number: int, table: str) -> list[int]:
+    """The domains of `diff` whose canaries are chosen anew, out of `temp.staged` (everybody) or `recipient`.
+
+    A domain of which nobody is listed but which is held keeps its canaries: they prove that something is wrong. After a
+    feed so does one of which removals were held before: the index has people who are not there, and who they are is
+    not known.
+    """
+    listed = "temp.staged r WHERE ?2 > 0 AND" if table == "staged" else "recipient r WHERE r.directory = ?2 AND"
+    held = {
+        domain
+        for (domain,) in connection.execute(
+            "SELECT domain FROM held WHERE directory = ? AND what = 'removed'", (number,)
+        )
+        if table == "recipient"
+    }
+    return [
+        domain
+        for domain, holds in connection.execute("SELECT domain, max(hold) FROM temp.diff GROUP BY domain").fetchall()
+        if held.isdisjoint((0, domain))
+        and (
+            not holds
+            or connection.execute(
+                f"SELECT 1 FROM {listed} r.domain = ?1 AND {_NOT_GONE} LIMIT 1",  # noqa: S608  fixed text
+                (domain, number),
+            ).fetchone()
+        )
+    ]
+
+
+_NOT_GONE = "NOT EXISTS (SELECT 1 FROM temp.diff x WHERE x.domain = r.domain AND x.local = r.local AND x.what = 'D')"
+"""SQL: the row `r` is listed: it may be in the index only because its removal is held."""
 
 
 def _why(held: Sequence[HeldChange]) -> str:
@@ -332,8 +358,8 @@ def choose_canaries(connection: sqlite3.Connection, number: int, domains: Iterab
     execute = connection.execute
     if table == "recipient":
         query = (
-            "SELECT r.local, r.kind, r.active, e.key FROM recipient r LEFT JOIN entry e ON e.id = r.entry"
-            " WHERE r.domain = ?1 AND r.directory = ?2 LIMIT ?3"
+            "SELECT r.local, r.kind, r.active, e.key FROM recipient r LEFT JOIN entry e ON e.id = r.entry"  # noqa: S608
+            f" WHERE r.domain = ?1 AND r.directory = ?2 AND {_NOT_GONE} LIMIT ?3"
         )
     else:
         query = "SELECT local, kind, active, entry FROM temp.staged WHERE domain = ?1 AND ?2 > 0 LIMIT ?3"
