@@ -267,6 +267,7 @@ def one(records: Sequence[Record]) -> Record:
         return records[0]
     best = min(record.kind for record in records)
     same = [record for record in records if record.kind == best or best != Kind.MAILBOX]
+    same.sort(key=lambda record: record.kind)
     return same[0]._replace(
         kind=max(record.kind for record in same),
         active=any(record.active for record in same),

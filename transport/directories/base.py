@@ -9,6 +9,9 @@ from typing import Protocol
 
 from transport.record import Record
 
+LIVE_MEMBERS = 500
+"""Members of a group that are looked up one by one (LDAP) when it is asked for by its address."""
+
 
 class DirectoryError(Exception):
     """The directory could not be read: down, refused, misconfigured. `hint` says what to do about it."""

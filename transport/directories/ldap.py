@@ -16,7 +16,15 @@ from ldap3.core.exceptions import LDAPExceptionError
 from transport.address import external
 from transport.config.settings import LdapOptions
 from transport.directories import ldap_request
-from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
+from transport.directories.base import (
+    LIVE_MEMBERS,
+    Changes,
+    DirectoryError,
+    DirectoryTimeout,
+    Found,
+    Listing,
+    Skipped,
+)
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import Entries, Entry, dn_key
 from transport.directories.reading import matching, people, spellings
@@ -24,7 +32,6 @@ from transport.directories.schemas import ldap_options
 from transport.record import Record
 
 _TERMS = 100  # of one OR filter: servers are slower beyond
-_LIVE_MEMBERS = 500  # looked up one by one for a group that no listing has seen yet
 # attributes whose values never carry a prefix such as smtp:
 _BARE = frozenset(
     ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
@@ -175,7 +182,7 @@ class LdapSource:
         names = [value for value in entry.members if entries.is_dn(value)]
         if len(names) > 20 and entries.has_member_of(message):
             return entries.addresses_by_group(link, str(message["dn"]), end)
-        if len(names) > _LIVE_MEMBERS:
+        if len(names) > LIVE_MEMBERS:
             what = f"{external(*entry.records[0][:2])} is a new group of {len(names)} members"
             raise DirectoryError(what, "too many to look up while mail waits; the next sync brings it")
         return {dn_key(value): entries.address_of(link, value, end - monotonic()) or "-" for value in names}

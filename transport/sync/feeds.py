@@ -12,8 +12,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from transport.address import external
 from transport.config.settings import Directory, Settings
-from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Skipped, Source
+from transport.directories.base import LIVE_MEMBERS, Changes, DirectoryError, DirectoryTimeout, Skipped, Source
 from transport.index.writer import IndexFault, Writer, fault_of
 from transport.lookup import one
 from transport.record import Record
@@ -26,6 +27,7 @@ LEAST = 1000
 """So many changed entries are always taken; a tenth of the rows where that is more. Beyond: compare."""
 
 _ASK = 48
+_FEW_TARGETS = 100
 _ASK_AT_MOST = 2000
 _ASK_TIMEOUT = 10.0
 
@@ -177,11 +179,12 @@ class _Work:
                 record = one(several)
                 if address in records or len(several) > 1 or self._contested(record, key):
                     doubtful.add(address)
-                elif key is None and self._loses(record):
+                elif self._loses(record, key):
                     losing.add(address)
                 records[address] = record
         for key in self._gone_entries():
             gone |= set(self._of_entry(key))
+        doubtful |= self._groups_of(gone) - records.keys()
         gone -= records.keys()
         ask = sorted(doubtful | gone)
         if len(ask) > _ASK_AT_MOST:
@@ -251,14 +254,38 @@ class _Work:
         ).fetchone()
         return row
 
-    def _loses(self, record: Record) -> bool:
-        """Whether a changed row takes away what the index has: another row of the same address may still say it."""
+    def _loses(self, record: Record, key: bytes | None) -> bool:
+        """Whether a changed row or entry takes away what the index has: another one of the same address, of which the
+        index has only what both come to, may still say it."""
         row = self.connection.execute(
-            "SELECT r.active, r.location FROM recipient r JOIN domain d ON d.id = r.domain"
+            "SELECT r.active, r.location, r.kind, r.targets FROM recipient r JOIN domain d ON d.id = r.domain"
             " WHERE d.name = ? AND r.local = ? AND r.directory = ?",
             (record.domain, record.local, self.number),
         ).fetchone()
-        return row is not None and (row[0] > record.active or (row[1] is not None and row[1] != record.location))
+        if row is None:
+            return False
+        active, location, kind, targets = row
+        if active > record.active or (location is not None and location != record.location):
+            return True
+        return key is not None and (kind != record.kind or len(record.targets) < targets <= _FEW_TARGETS)
+
+    def _groups_of(self, left: Iterable[_Key]) -> set[_Key]:
+        """Groups with a member, named by DN, whose address this was: their own entries tell nothing of it."""
+        if self.directory.type != "ldap":
+            return set()
+        groups: set[_Key] = set()
+        for address in left:
+            found = self.connection.execute(
+                "SELECT t.local, d.name, (SELECT count(*) FROM target o WHERE o.domain = t.domain AND o.local = t.local"
+                " AND o.directory = t.directory) FROM target t JOIN domain d ON d.id = t.domain"
+                " WHERE t.address = ? AND t.directory = ?",
+                (external(*address), self.number),
+            )
+            for local, domain, members in found:
+                if members > LIVE_MEMBERS:
+                    raise _Doubt(f"a member of {external(local, domain)} has another address")
+                groups.add((local, domain))
+        return groups
 
     def _contested(self, record: Record, key: bytes | None) -> bool:
         """Whether another row or entry may have a say in this address."""
