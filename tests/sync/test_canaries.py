@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Canaries stay people who are listed, while a guard keeps others in the index who are not."""
+"""What a guard holds is no proof: canaries are people who are listed, and absences that are not believed are none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
+from transport.directories.base import Changes
 from transport.record import Record
-from transport.sync import SyncReport, apply_named
+from transport.sync import SyncReport, apply_changes, apply_named
 
 from .conftest import World, people
 
@@ -59,3 +62,59 @@ def test_a_domain_that_a_feed_empties(world: World) -> None:
     names = [(one.local, domain) for domain in ("example.com", "two.example") for one in people(30)]
     assert named(world, names).held == 60
     assert canaries(world) == before
+
+
+def feed(world: World) -> SyncReport:
+    """The directory says that nothing changed."""
+    source = world.sources["here"]
+    source.next = Changes(cookie=b"c1")
+    report = apply_changes(world.writer, world.settings.directories["here"], source, world.settings)
+    assert report is not None
+    assert report.good, report.line()
+    return report
+
+
+@pytest.mark.parametrize("left", [0, 60])
+def test_absences_of_what_is_held(world: World, left: int) -> None:
+    """A reading that misses all of a domain says of nobody that they are not there, as a live "no" would not, until it
+    is accepted or mended."""
+    source = world.sources["here"]
+    source.cookie = b"c1"
+    others = people(left, "three.example")
+    everybody = people(30) + people(30, "two.example") + others
+    source.records = everybody
+    world.sync()
+    assert feed(world).believable
+    source.records = others
+    for _ in range(2):
+        report = world.sync()
+        assert (report.held, report.believable) == (60, False)
+        assert not feed(world).believable
+    source.records = everybody
+    assert world.sync().believable
+    assert feed(world).believable
+    source.records = others
+    assert not world.sync().believable
+    assert world.sync(accept=[]).believable
+    assert feed(world).believable
+
+
+def test_absences_beside_what_is_held(world: World) -> None:
+    """A loss of some does not make every stranger wait."""
+    world.sources["here"].records = people(100)
+    world.sync()
+    world.sources["here"].records = people(50)
+    for _ in range(2):
+        report = world.sync()
+        assert (report.held, report.believable) == (50, True)
+
+
+def test_a_directory_that_is_whole_again(world: World) -> None:
+    """Who lists exactly the same people as before everybody was missing has nothing held any more."""
+    world.sources["here"].records = people(30)
+    world.sync()
+    world.sources["here"].records = []
+    assert world.sync().held == 30
+    world.sources["here"].records = people(30)
+    assert world.sync().held == 0
+    assert world.reader.held() == ()

@@ -15,7 +15,7 @@ from transport.index.writer import IndexFault, Writer, fault_of
 from transport.sync import write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport
-from transport.sync.stage import Stage
+from transport.sync.stage import DIGEST, Stage
 
 
 def compare(
@@ -131,7 +131,7 @@ def _known(connection: sqlite3.Connection, directory: Directory, waves: int) -> 
     ).fetchone()
     if row is None:
         return b""
-    digest, while_ = bytes(row[0][:16]), bytes(row[0][16:])
+    digest, while_ = bytes(row[0][:DIGEST]), bytes(row[0][DIGEST:])
     return digest if not while_ or while_ == write.state_of(int(row[1]), waves) else b""
 
 
@@ -147,9 +147,12 @@ def _same(
     report.rows = report.unchanged = rows
     emptied = bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
     report.believable = rows > 0 or emptied or directory.may_be_empty
+    if len(connection.execute("SELECT listing FROM directory WHERE id = ?", (number,)).fetchone()[0]) <= DIGEST:
+        write.note_held(connection, number, (), {}.__getitem__, now)  # all of it was taken: it is whole again
     write.recall_held(connection, number, report)
     write.note_skipped(connection, number, listing.skipped)
     write.note_directory(connection, number, directory, listing, report, emptied, now)
+    report.believable = report.believable and not (directory.live and write.doubted(connection, number))
 
 
 def _settle(
@@ -184,6 +187,8 @@ def _settle(
         report.believable = (report.rows > 0 or emptied or directory.may_be_empty) and not case.lost
         if case.lost and not report.dry_run:
             return  # nothing of this reading is believed: neither its time nor its server
+        if directory.live and write.doubted(connection, number):
+            report.believable = False
     if report.dry_run:
         connection.execute("ROLLBACK")
         return

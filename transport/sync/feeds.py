@@ -355,6 +355,8 @@ def _take(
         report.believable = bool(again[2]) and changes.additions
         if connection.execute("SELECT 1 FROM temp.diff LIMIT 1").fetchone():
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
+        if write.doubted(connection, number):
+            report.believable = False
         # What was just held may be undone: the last listing again would then not come to the same.
         another = report.generation is not None or report.full_needed
         if another or changes.cookie != report.cookie:

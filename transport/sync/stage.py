@@ -18,6 +18,8 @@ from transport.index.writer import Writer
 from transport.record import Kind, Record
 
 CHUNK = 5000
+DIGEST = 16
+"""Octets of `Stage.digest`."""
 
 _Line = tuple[int, str, int, int, str | None, int, str | None, bytes | None]
 """domain, local, kind, active, location, number of targets, targets (a line each), entry."""
@@ -29,13 +31,13 @@ _INTS = (0, 1, 2)  # an exact int binds four times as fast as an IntEnum
 class Stage:
     """The temporary tables `incoming`, `staged`, `diff` and `waved` of one connection.
 
-    count: records seen. digest: 16 bytes over all of them in the order in which they came.
+    count: records seen. digest: DIGEST bytes over all of them in the order in which they came.
     """
 
     def __init__(self, connection: sqlite3.Connection, writer: Writer) -> None:
         self.connection = connection
         self.count = 0
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._hash = hashlib.blake2b(digest_size=DIGEST)
         self._writer = writer
         self._spool: IO[bytes] | None = None
         line = (

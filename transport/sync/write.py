@@ -216,6 +216,19 @@ def _why(held: Sequence[HeldChange]) -> str:
     )
 
 
+def doubted(connection: sqlite3.Connection, number: int) -> bool:
+    """Whether all of a domain, or of the directory, is held as removed: live its "no" there would not be believed, so
+    a reading's is not either."""
+    return (
+        connection.execute(
+            "SELECT 1 FROM held h WHERE h.directory = ?1 AND h.what = 'removed' AND (h.domain = 0 OR h.count >="
+            " (SELECT count(*) FROM recipient r WHERE r.domain = h.domain AND r.directory = ?1)) LIMIT 1",
+            (number,),
+        ).fetchone()
+        is not None
+    )
+
+
 def recall_held(connection: sqlite3.Connection, number: int, report: SyncReport) -> None:
     """What was held the last time, into the report."""
     report.held_changes = tuple(
