@@ -251,12 +251,12 @@ class Answerer:
             return _outcome(transport_map.shadow(place))
         if name != "virtual_alias":
             return _NOT_FOUND
-        local, number = address.local, 0
+        local, state, number = address.local, "", 0
         if place.of is Of.CHUNK:
-            local, _, digits = address.local.rpartition("=")
-            if not local or not digits.isascii() or not digits.isdigit() or len(digits) > 6:
+            part = virtual_alias.chunk_of(address.local)
+            if part is None:
                 return _NOT_FOUND
-            number = int(digits)
+            local, state, number = part
         owner = Address(local, place.owner, local)
         decision = self._decide(owner, now)
         if decision.verdict is Verdict.ASK:
@@ -266,13 +266,13 @@ class Answerer:
         leaves = decision.copies if place.store else decision.targets
         if decision.verdict is not Verdict.EXPAND or not leaves:
             leaves = ()
-        if number:
-            answer = virtual_alias.chunk(leaves, number)
+        if place.of is Of.CHUNK:
+            answer = virtual_alias.chunk(leaves, state, number)
         elif leaves:
             answer = virtual_alias.listing(leaves, local, place.owner, place.store)
         else:
             answer = Answer(OK, external(address.local, address.domain))
-        keep = decision.keep and decision.until is None
+        keep = decision.keep and decision.until is None and answer.status != TEMP
         return Outcome(answer.status, answer.value, decision=decision, keep=keep)
 
     # policy delegation and Exim

@@ -104,6 +104,24 @@ def test_large_group_is_nested(world: World) -> None:
     assert found == members
 
 
+def test_large_group_that_changes(world: World) -> None:
+    """Chunks of a group as it was, asked for when it has changed or is gone, put the message off: with the chunks of
+    the new one somebody would be left out, and a chunk that is nobody would be mailed to as such."""
+    members = [f"far{n}@foreign.example" for n in range(1801)]
+    world.add("all=x@example.com", kind=Kind.GROUP, targets=members)
+    faces = answerer(world, D)
+    pieces = value(faces, "virtual_alias", "all=x@example.com")[1].split(", ")
+    assert [value(faces, "virtual_alias", piece)[0] for piece in pieces] == ["OK"] * 3
+    for now in (members[1:], members[:3], []):
+        changed = World()
+        changed.add("all=x@example.com", kind=Kind.GROUP, targets=now)
+        faces = answerer(changed, D)
+        assert [value(faces, "virtual_alias", piece)[0] for piece in pieces] == ["TEMP"] * 3
+    assert [value(answerer(World(), D), "virtual_alias", piece)[0] for piece in pieces] == ["TEMP"] * 3
+    for nobody in ("all", "all=", "=1", "all=x=0", "all=x=9"):
+        assert value(faces, "virtual_alias", f"{nobody}@example.com.group.splitmx.invalid")[0] == "NOTFOUND"
+
+
 def test_who_forwards_to_an_own_extension_keeps(world: World) -> None:
     """ann -> ann+kept, friend: asked again and again (as cleanup and Exim's routers do) the answer stays the same;
     it used to grow until Postfix put the mail off for ever and Exim bounced it."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from zlib import crc32
 
 from transport.address import Address, external
 from transport.config.settings import Settings
 from transport.decision import Decision, Verdict
-from transport.maps.answer import NOT_FOUND, OK, Answer, trouble
+from transport.maps.answer import NOT_FOUND, OK, TEMP, Answer, trouble
 from transport.names import chunk_domain
 
 MAX_MEMBERS = 900
 MAX_BYTES = 60_000
 SEPARATOR = ", "
+_STATE = re.compile("[0-9a-f]{8}")
 _MEMBER = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 
 
@@ -63,12 +65,35 @@ def listing(targets: Sequence[str], local: str, domain: str, store: str = "") ->
     pieces = chunks(targets)
     if len(pieces) == 1:
         return Answer(OK, SEPARATOR.join(pieces[0]))
-    below = chunk_domain(domain, store)
-    return Answer(OK, SEPARATOR.join(external(f"{local}={n}", below) for n in range(1, len(pieces) + 1)))
+    below, state = chunk_domain(domain, store), state_of(targets)
+    return Answer(OK, SEPARATOR.join(external(f"{local}={state}={n}", below) for n in range(1, len(pieces) + 1)))
 
 
-def chunk(targets: Sequence[str], number: int) -> Answer:
-    """Chunk `number` (from 1) of a large expansion."""
+def state_of(targets: Sequence[str]) -> str:
+    """A word for what a large group is at present: the chunks of two states do not make one group, and whoever went
+    from one chunk to another meanwhile would get nothing."""
+    return f"{crc32(','.join(targets).encode()):08x}"
+
+
+def chunk_of(local: str) -> tuple[str, str, int] | None:
+    """The group, its state and the number that a chunk's local part `GROUP=STATE=NUMBER` names; None: it is none.
+
+    state: "" where the name has none.
+    """
+    rest, _, digits = local.rpartition("=")
+    if not rest or not digits.isascii() or not digits.isdigit() or len(digits) > 6:
+        return None
+    group, _, state = rest.rpartition("=")
+    if not group or _STATE.fullmatch(state) is None:
+        group, state = rest, ""
+    return group, state, int(digits)
+
+
+def chunk(targets: Sequence[str], state: str, number: int) -> Answer:
+    """Chunk `number` (from 1) of a large expansion; TEMP when the group has changed since its chunks were named:
+    cleanup(8) gives the message back to be sent again."""
+    if state and state != state_of(targets):
+        return Answer(TEMP, "the group has changed meanwhile")
     pieces = chunks(targets)
     if not 1 <= number <= len(pieces):
         return NOT_FOUND

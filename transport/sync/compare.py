@@ -148,7 +148,8 @@ def _same(
     emptied = bool(connection.execute("SELECT emptied_on_purpose FROM directory WHERE id = ?", (number,)).fetchone()[0])
     report.believable = rows > 0 or emptied or directory.may_be_empty
     if len(connection.execute("SELECT listing FROM directory WHERE id = ?", (number,)).fetchone()[0]) <= DIGEST:
-        write.note_held(connection, number, (), {}.__getitem__, now)  # all of it was taken: it is whole again
+        nobody: dict[str, int] = {}
+        write.note_held(connection, number, (), nobody.__getitem__, now)  # all of it was taken: it is whole again
     write.recall_held(connection, number, report)
     write.note_skipped(connection, number, listing.skipped)
     write.note_directory(connection, number, directory, listing, report, emptied, now)
