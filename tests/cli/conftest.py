@@ -63,10 +63,11 @@ class Site:
     def start(self) -> Site:
         """Start the daemon, and wait until it has read everything."""
         self.daemon.start()
-        wait_for(self._loaded, 30, self.daemon.tail)
+        wait_for(self.loaded, 30, self.daemon.tail)
         return self
 
-    def _loaded(self) -> bool:
+    def loaded(self) -> bool:
+        """Whether the daemon has read every directory."""
         try:
             found = request(f"{self.folder}/control.sock", {"do": "status"})["status"]["directories"]
         except ControlError:

@@ -241,6 +241,7 @@ def test_retire_refuses_while_somebody_is_at_the_other_side(site: Site) -> None:
     (site.folder / "gone.txt").write_text("")
     site.daemon.reload()
     wait_for(lambda: "gone" in site.run("status").stdout, 20)
+    wait_for(site.loaded, 20)
     done = site.run("retire", "example.com")
     assert done.returncode == 1
     assert "far@example.com" in done.stderr
@@ -253,6 +254,31 @@ def test_retire_refuses_while_somebody_is_at_the_other_side(site: Site) -> None:
     assert "enabled = false" in site.daemon.config.read_text()
     wait_for(lambda: site.run("query", "transport", "u1@example.com").returncode == 1, 15)
     assert site.run("retire", "elsewhere.test").returncode == 2
+
+
+def test_retire_refuses_while_it_does_not_know(site: Site) -> None:
+    """Who cannot be decided is named; a directory that was not read, or by an older query, may list anybody: 75."""
+    site.execute("UPDATE recipients SET location = NULL WHERE location = 'cloud'")
+    site.start()
+    text = site.daemon.config.read_text().replace('unknown = "verify"', 'unknown = "verify"\nremote = ["gone"]', 1)
+    gone = site.folder / "gone.txt"
+    text += f'[directories.gone]\ntype = "file"\nformat = "list"\npath = "{gone}"\n'
+    site.daemon.config.write_text(text)
+    for _ in range(2):  # before and after the daemon knows it
+        done = site.run("retire", "example.com")
+        assert done.returncode == 75
+        assert "not read yet: gone" in done.stderr
+        site.daemon.reload()
+        wait_for(lambda: "gone" in site.run("status").stdout, 20)
+    gone.write_text("u1@example.com\n")  # listed here as well
+    wait_for(site.loaded, 20)
+    done = site.run("retire", "example.com")
+    assert done.returncode == 1
+    assert "lost@example.com" in done.stderr
+    assert "cannot be decided" in done.stderr
+    site.execute("UPDATE recipients SET location = NULL")
+    assert site.run("sync").returncode in (0, 1)
+    assert site.run("retire", "example.com", "--dry-run").returncode == 0
 
 
 def test_observed_decisions_are_reported(site: Site) -> None:
