@@ -201,42 +201,54 @@ class _Asker:
         records: dict[Key, list[Record]] = {}
         for record in found.records:
             records.setdefault((record.local, record.domain), []).append(record)
-        doubt = self._doubt(canaries, records)
+        doubt, domains = self._doubt(canaries, records)
         for key in wanted:
             mine = records.get(key)
-            self.answers.found[key] = one(mine) if mine else Failed(doubt) if doubt else NO
+            doubted = doubt and (not domains or key[1] in domains)
+            self.answers.found[key] = one(mine) if mine else Failed(doubt) if doubted else NO
             person = mine[0].entry if mine else None
             if person is not None and person in found.people:
                 self.answers.beside[key] = found.people[person]
 
-    def _doubt(self, canaries: list[Key], records: Mapping[Key, object]) -> str:
-        """Why a "no" of this answer is not believed, or ""."""
-        name = self.directory.name
+    def _doubt(self, canaries: list[Key], records: Mapping[Key, object]) -> tuple[str, frozenset[str]]:
+        """Why a "no" of this answer is not believed, or ""; and of which domains it is not, none: of all."""
+        name, every = self.directory.name, frozenset[str]()
         if self.server and self.answers.server != self.server:
-            return f"{self.answers.server or 'another server'} answered, the index was read from {self.server}"
+            return f"{self.answers.server or 'another server'} answered, the index was read from {self.server}", every
         if not canaries:
             if self.may_be_empty:
-                return ""
-            return f'directory {name} is not known to list anyone: its "no" proves nothing'
+                return "", every
+            return f'directory {name} is not known to list anyone: its "no" proves nothing', every
         if any(key in records for key in canaries):
-            return ""
+            return "", every
+        missing = {key[1] for key in canaries}
         if self.rest:
-            third = (self.rest[0].local, self.rest[0].domain)
-            try:
-                again = self._query([third])
-            except DirectoryTimeout as error:
-                self.answers.timeout, self.answers.hint = True, error.hint
-                return self._late()
-            except DirectoryError as error:
-                return error.what
-            if any((record.local, record.domain) == third for record in again.records):
-                return ""
+            third = self.rest[0]
+            missing.add(third.domain)
+            # a tenant who closes is no directory that lies: somebody of another domain is still there
+            other = next((canary for canary in self.rest[1:] if canary.domain not in missing), None)
+            for witness in (third, other):
+                if witness is None:
+                    continue
+                key = (witness.local, witness.domain)
+                try:
+                    again = self._query([key])
+                except DirectoryTimeout as error:
+                    self.answers.timeout, self.answers.hint = True, error.hint
+                    return self._late(), every
+                except DirectoryError as error:
+                    return error.what, every
+                if any((record.local, record.domain) == key for record in again.records):
+                    if witness is third:
+                        return "", every
+                    gone = ", ".join(sorted(missing))
+                    return f"directory {name} finds nobody any more whom it listed in {gone}", frozenset(missing)
         self.answers.lying = (
             f"directory {name} no longer finds addresses that it listed a moment ago"
             f' ({", ".join("@".join(key) for key in canaries)}): its "no" is not believed; check its access rights,'
             " base and whether its replica is complete"
         )
-        return f"directory {name} does not find its known addresses"
+        return f"directory {name} does not find its known addresses", every
 
     def _late(self) -> str:
         return f"directory {self.directory.name} did not answer within {self.directory.deadline:g} s"

@@ -141,6 +141,19 @@ def test_one_tenant_of_a_thousand_empties(sites: Sites) -> None:
     assert (site.ask("p1@t1.example"), site.ask("p1@t2.example")) == (("OK", REMOTE), ("OK", LOCAL))
 
 
+def test_a_tenant_who_closes_keeps_nobody_else_waiting(sites: Sites) -> None:
+    """Between two compares strangers of a closed tenant wait; those of all other tenants are answered as ever."""
+    more = f'[domains."two.example"]\nlocal = ["here"]\ndestination = "m365"\nlocal_transport = "{LOCAL}"\n'
+    site = office(sites, names("p", 30) + names("p", 30, "two.example"), more=more, fresh_for="0.1s")
+    fill(site, names("p", 30))
+    wait_for(lambda: site.ask("stranger@two.example")[0] == "TEMP", 10, site.splitmx.tail)
+    assert site.ask("stranger@example.com") == ("OK", REMOTE)
+    assert site.ask("p1@two.example") == ("OK", LOCAL)
+    assert "circuit open" not in site.log()
+    assert numbers(sync(site)) == (0, 30, 0, 0)
+    site.answers("stranger@two.example", REMOTE)
+
+
 def test_first_and_last_wave(sites: Sites) -> None:
     """Eighty people come in a first wave into an empty directory, and leave it in a last one, without a human."""
     people = names("p", 80)

@@ -52,6 +52,20 @@ def test_one_deleted_canary_is_a_deletion(source: ListSource) -> None:
     assert (answers.found[STRANGER], answers.lying) == (NO, "")
 
 
+def test_a_tenant_that_closes_is_no_lying_directory(source: ListSource) -> None:
+    """All of one domain missing while others are there: its own strangers wait, and nobody else's."""
+    source.records = people(20, "other.example")
+    others = tuple(Canary(f"user{n:05d}", "other.example", b"%d" % n) for n in range(2))
+    foreign = ("stranger", "other.example")
+    answers = ask(source, HERE, [STRANGER, foreign], KNOWN + others, 1.0)
+    assert (answers.found[foreign], answers.lying) == (NO, "")
+    assert failed(answers) == {STRANGER}
+    source.records = []
+    answers = ask(source, HERE, [STRANGER, foreign], KNOWN + others, 1.0)
+    assert failed(answers) == {STRANGER, foreign}
+    assert answers.lying
+
+
 def test_two_deleted_canaries_and_a_third(source: ListSource) -> None:
     """Both missing: a third is asked and believed."""
     del source.records[:2]
