@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from transport.directories.base import Changes
+from transport.directories.base import Changes, DirectoryError
 from transport.record import Kind, Record
 from transport.sync import SyncReport
 from transport.sync.feeds import apply_changes, apply_named
@@ -154,6 +154,21 @@ def test_doubt_asks_for_a_compare(world: World) -> None:
     assert (report.full_needed, report.why) == (True, "too many changes")
     assert world.reader.rows("example.com", "new") == ()
     assert feed(world, Changes(new, cookie=b"c2", server="ldap1")).added == 1
+
+
+def test_what_cannot_be_asked_for_is_compared(world: World) -> None:
+    """A large group that was deleted and made anew cannot be looked up by its address: no feed fails for ever by it."""
+    source = world.sources["here"]
+    source.records = entry(1, "all")[1] + entry(2, "ann")[1]
+    world.sync()
+
+    def too_many(_addresses: object) -> None:
+        raise DirectoryError("all@example.com is a new group of 600 members")
+
+    source.on_ask = too_many
+    report = feed(world, Changes([entry(3, "all")], [b"1"], b"c2"))
+    assert (report.full_needed, report.cookie) == (True, b"c1")
+    assert "600 members" in report.why
 
 
 def test_named_addresses_are_asked_for(world: World) -> None:

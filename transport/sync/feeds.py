@@ -189,7 +189,12 @@ class _Work:
         ask = sorted(doubtful | gone)
         if len(ask) > _ASK_AT_MOST:
             raise _Doubt(f"{len(gone)} addresses are gone and {len(doubtful)} are claimed by several entries")
-        confirmed = self._ask(ask)
+        try:
+            confirmed = self._ask(ask)
+        except DirectoryTimeout:
+            raise
+        except DirectoryError as error:  # of one of them, perhaps for good: a group too large to be asked for
+            raise _Doubt(error.what) from None
         for address in ask:
             if address in confirmed:
                 records[address] = confirmed[address]
