@@ -12,8 +12,8 @@ from tests.sync.conftest import ListSource, people
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError, DirectoryTimeout
 from transport.index.reader import Canary
-from transport.lookup import NO, Answers, Failed, ask, canaries_for
-from transport.record import Record
+from transport.lookup import NO, Answers, Failed, ask, canaries_for, one
+from transport.record import Kind, Record
 
 HERE = Directory("here", "sql", SqlOptions("sqlite://", "SELECT 1"), b"")
 KNOWN = tuple(Canary(f"user{n:05d}", "example.com", str(n).encode()) for n in range(5))
@@ -175,3 +175,12 @@ def test_canaries_of_the_domain_come_first() -> None:
     assert len(canaries_for(Canaries(), HERE, ["empty.example"])) == 10
     own = Canary("boss", "example.com")
     assert own in canaries_for(Canaries(), HERE, ["example.com"], configured=[own])[:6]
+
+
+def test_several_rows_of_an_address_are_one_as_in_the_index() -> None:
+    """The order in which a database answers does not decide: aliases count before groups, as in a listing."""
+    group = Record("all", "example.com", Kind.GROUP, location="cloud", targets=("b@example.com",))
+    alias = Record("all", "example.com", Kind.ALIAS, location="onprem", targets=("a@example.com",))
+    assert one([group, alias]) == one([alias, group])
+    assert one([group, alias]).location == "onprem"
+    assert one([group, alias]).targets == ("a@example.com", "b@example.com")
