@@ -182,3 +182,36 @@ def test_a_password_that_was_changed_is_read_again(
     finally:
         hba.write_text(before)
         postgres.sql("SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+@pytest.mark.parametrize("column", ["double precision", "numeric"])
+def test_a_watermark_that_is_no_number(postgres: Postgres, sources: list[SqlSource], column: str, value: str) -> None:
+    """It is noted as one in the future, and the others' changes are followed by the largest that is a number."""
+    url = postgres.database("nan", f"CREATE TABLE r (address text, active int DEFAULT 1, stamp {column})")
+    rows = f"('ann@example.com', 1700000000), ('bob@example.com', '{value}'), ('eve@example.com', 1700000000)"
+    postgres.sql(f"INSERT INTO r (address, stamp) VALUES {rows}", "nan")
+    source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
+    sources.append(source)
+    listing = source.list()
+    assert len(list(listing.records)) == 3
+    assert [what for what, why in listing.skipped.first if "future" in why] == ["stamp"]
+    postgres.sql("UPDATE r SET active = 0, stamp = 1700000100 WHERE address LIKE 'eve%'", "nan")
+    changes = source.changes(listing.cookie, 100)
+    assert not changes.full_needed, changes.why
+    assert ("eve", False) in [(record.local, record.active) for _, (record,) in changes.upserts]
+    assert b"1700000100" in changes.cookie
+
+
+def test_a_long_version_number_is_not_rounded(postgres: Postgres, sources: list[SqlSource]) -> None:
+    """`changed numeric` beyond what a float holds: who changed directly after the watermark is read."""
+    url = postgres.database("long", "CREATE TABLE r (address text, active int DEFAULT 1, stamp numeric(30))")
+    postgres.sql("INSERT INTO r VALUES ('ann@example.com', 1, 36028797018963973)", "long")
+    source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
+    sources.append(source)
+    listing = source.list()
+    assert len(list(listing.records)) == 1
+    postgres.sql("INSERT INTO r VALUES ('eve@example.com', 0, 36028797018963974)", "long")
+    postgres.sql("DELETE FROM r WHERE address LIKE 'ann%'", "long")
+    changes = source.changes(listing.cookie, 100)
+    assert [(record.local, record.active) for _, (record,) in changes.upserts] == [("eve", False)], changes.why

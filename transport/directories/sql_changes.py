@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
@@ -26,6 +27,7 @@ OVERLAP = timedelta(seconds=60)
 _FUTURE = timedelta(days=1)
 _NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_$]*|"[^"]+"|`[^`]+`')
 _EPOCH = range(1_000_000_000, 100_000_000_000)  # numbers that are seconds since 1970, not versions
+_BEYOND = 1.7e308  # nearly the largest number of a double
 _NOW = {"sqlite": "SELECT CAST(strftime('%s', 'now') AS INTEGER)", "postgresql": "SELECT extract(epoch from now())"}
 _NOW_MYSQL = "SELECT unix_timestamp()"
 
@@ -48,7 +50,8 @@ def _plain(value: Any) -> Value | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, Decimal):
-        return float(value)
+        whole = value.is_finite() and value == value.to_integral_value()
+        return int(value) if whole else float(value)  # a float would round a long version number up
     if isinstance(value, date) and not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day)  # noqa: DTZ001  as the database has it
     return value if isinstance(value, (datetime, int, float, str)) else str(value)
@@ -73,14 +76,23 @@ def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None,
     largest = _plain(connection.execute(text(f"SELECT max({column}) {_from(options)}")).scalar())
     if largest is None or _before_time(largest):
         return None, False
+    if isinstance(largest, float) and not isfinite(largest):  # NaN and Infinity are PostgreSQL's largest numbers
+        return _largest_below(connection, options, _BEYOND), True
     now = float(connection.execute(text(_NOW.get(connection.dialect.name, _NOW_MYSQL))).scalar() or 0)
     moment = _moment(largest, now)
     if moment is None or moment[0] <= moment[1] + _FUTURE:
         return largest, False
-    bound = _like(moment[1] + _FUTURE, largest)
+    return _largest_below(connection, options, _like(moment[1] + _FUTURE, largest)), True
+
+
+def _largest_below(connection: Connection, options: SqlOptions, bound: Value) -> Value | None:
+    """The largest `changed` that is not beyond `bound`."""
+    column = _column(options)
     query = f"SELECT max({column}) {_from(options)} WHERE {column} <= :bound"
     largest = _plain(connection.execute(text(query), {"bound": bound}).scalar())
-    return (None if largest is None or _before_time(largest) else largest), True
+    if largest is None or _before_time(largest) or (isinstance(largest, float) and not isfinite(largest)):
+        return None
+    return largest
 
 
 def _before_time(value: Value) -> bool:
