@@ -201,7 +201,7 @@ class _Asker:
         records: dict[Key, list[Record]] = {}
         for record in found.records:
             records.setdefault((record.local, record.domain), []).append(record)
-        doubt, domains = self._doubt(canaries, records)
+        doubt, domains = (found.doubt, frozenset[str]()) if found.doubt else self._doubt(canaries, records)
         for key in wanted:
             mine = records.get(key)
             doubted = doubt and (not domains or key[1] in domains)

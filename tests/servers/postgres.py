@@ -19,17 +19,22 @@ USER = "postgres"
 class Postgres(DatabaseServer):
     """`url` for SQLAlchemy (user `postgres`, no password). `database(name)` makes a fresh one.
 
-    `reader` with the password `s3cr/et:word` may connect and read; its password is asked for.
+    `reader` with the password `s3cr/et:word` may connect and read; its password is asked for. standby_of: it follows
+    that one by streaming replication, `delay` (recovery_min_apply_delay) behind.
     """
 
     reader_password = "s3cr/et:word"
 
-    def __init__(self) -> None:
+    def __init__(self, standby_of: Postgres | None = None, delay: str = "0") -> None:
         self.folder = scratch("postgres", USER)
         self.port = free_port()
         self.host = "127.0.0.1"
         self.process = Process("postgres", self.folder / "log")
         self._data = self.folder / "data"
+        if standby_of is not None:
+            self._copy(standby_of, delay)
+            self.start()
+            return
         run(
             [
                 tool("initdb", *_FOLDERS),
@@ -48,10 +53,23 @@ class Postgres(DatabaseServer):
         )
         (self._data / "pg_hba.conf").write_text(
             "local all all trust\nhost all reader 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+            "host replication all 127.0.0.1/32 trust\n"
         )
         self.start()
         self.sql("CREATE ROLE reader LOGIN PASSWORD '{}'".format(self.reader_password.replace("'", "''")))
         self.sql("GRANT pg_read_all_data TO reader")
+
+    def _copy(self, primary: Postgres, delay: str) -> None:
+        """The primary's data, and how to follow it."""
+        source = f"host={primary.host} port={primary.port} user={USER}"
+        backup = [tool("pg_basebackup", *_FOLDERS), "-D", str(self._data), "-d", source, "-R", "-c", "fast", "-N"]
+        run(backup, user=USER)
+        with (self._data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"recovery_min_apply_delay = '{delay}'\nwal_retrieve_retry_interval = '100ms'\n")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self.sql("SELECT pg_promote()")
 
     @property
     def url(self) -> str:

@@ -51,7 +51,8 @@ def _printable(text: str) -> str:
 class Listing:
     """One full listing on its way. Iterate `records` to the end, then read the rest.
 
-    server: which server answered (LDAP; "" else): a "no" of another one is not believed until a listing with it.
+    server: which server answered (where `url` names several; "" else): a "no" of another one is not believed until a
+        listing with it.
     content_time: unix time of the content (files: mtime or exported_at), None for live directories.
     cookie: where `changes` may go on after this listing, read *before* the first record (contextCSN, uSNChanged, the
         largest `changed` value); empty where the directory cannot tell of changes. Read it after the last record.
@@ -96,11 +97,13 @@ class Found:
     """Answer of one live look-up: the records found among the addresses asked, and which server said so.
 
     people: of entries with several addresses, by `Record.entry`: all of them, asked or not.
+    doubt: why who is not among the records may be there all the same (a standby that is behind), or "".
     """
 
     records: Sequence[Record]
     server: str = ""
     people: Mapping[bytes, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    doubt: str = ""
 
 
 class Source(Protocol):

@@ -347,7 +347,7 @@ def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryErro
         return DirectoryTimeout(f"{url} did not answer in time", "is the server hung, or a firewall dropping packets?")
     if "mismatch" in low:
         return DirectoryError(f"{url}: its certificate is not for this host", "write the certificate's name in url")
-    if "certificate" in low:
+    if "certificate" in low or "[x509" in low:
         return DirectoryError(f"{url}: its certificate is not trusted: {words}", "set ca_file to the server's CA")
     if "starttls" in low or "start_tls" in low or "startTLS" in words:
         return DirectoryError(f"{url}: {words}", "the server offers no StartTLS: use ldaps://, or starttls = false")

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Connection, Engine, TextClause, bindparam, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transport.config.settings import SqlOptions
@@ -26,12 +27,9 @@ from transport.directories.sql_connect import (
     LIVE,
     clean,
     end_call,
-    engine_of,
     fault_of,
     is_untranslatable,
     lenient_text,
-    sqlite_path,
-    with_present_password,
 )
 from transport.directories.sql_driver import (
     Disconnected,
@@ -44,6 +42,7 @@ from transport.directories.sql_driver import (
     unpadded,
 )
 from transport.directories.sql_explain import Explained, explain
+from transport.directories.sql_servers import Servers, behind, server_of
 from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
 from transport.record import Record
@@ -54,6 +53,7 @@ _ADDRESSES = re.compile(r"\(\s*:addresses\s*\)")
 # MariaDB and MySQL: collations that compare without regard to case, for which lower() only hides the index
 _CASELESS = re.compile(r"_ci$|_ci_|_ai_ci")
 _COLLATION = "splitmx_collation"
+_STANDBY = "name the primary in `url`, or see to its replication (pg_stat_wal_receiver, recovery_min_apply_delay)"
 
 
 def plain(query: str) -> str:
@@ -79,13 +79,15 @@ class SqlSource:
 
     def __init__(self, name: str, options: SqlOptions) -> None:
         self.name = name
-        self.options = sql_options(options)
-        self._engines: dict[bool, Engine] = {}
+        self._servers = Servers(sql_options(options))
         self._live: Connection | None = None
-        self._file: tuple[int, int] | None = None  # of a SQLite database: device and inode when it was opened
-        self._path = sqlite_path(options.url)
         self._statement: TextClause | None = None
         self._collation = ""  # that the statement was made for (MariaDB and MySQL)
+
+    @property
+    def options(self) -> SqlOptions:
+        """As configured, with the schema's queries and the password of now."""
+        return self._servers.options
 
     def list(self) -> Listing:
         """Everyone, as a stream out of one read-only transaction; the same address may come twice."""
@@ -103,9 +105,12 @@ class SqlSource:
             yield from self._stream(listing, lenient=True)
 
     def _stream(self, listing: Listing, *, lenient: bool) -> Iterator[Record]:
-        connection = self._connect(live=False)
+        connection = self._servers.connect(live=False, rewind=True)
         try:
             raw: Any = connection.connection.dbapi_connection
+            listing.server = server_of(connection)
+            if why := behind(connection):
+                raise DirectoryError(why, _STANDBY)
             if lenient and isinstance(raw, sqlite3.Connection):
                 raw.text_factory = lenient_text
             if self.options.changed:
@@ -160,11 +165,12 @@ class SqlSource:
         values = [word for word in dict.fromkeys(wanted) if "\0" not in word and not _SURROGATE.search(word)]
         if not values:
             return Found(())
-        reused = self._live is not None and not self._swapped()
+        reused = self._live is not None and not self._servers.left(self._live)
         while True:
             try:
                 records = self._ask_each(values, end)
-                return Found(matching(records, addresses))
+                found = matching(records, addresses)
+                return self._judged(found, len(found) < len(set(addresses)), end)
             except DirectoryTimeout:
                 self._drop()
                 raise
@@ -174,6 +180,20 @@ class SqlSource:
                 if not reused or monotonic() > end:
                     raise error.fault from None
                 reused = False
+
+    def _judged(self, found: Sequence[Record], lacks: bool, end: float) -> Found:
+        """The answer, who gave it, and whether who it `lacks` may be somebody after all."""
+        connection = self._live
+        if connection is None:
+            return Found(found)
+        doubt = ""
+        if lacks:
+            raw = connection.connection.dbapi_connection
+            with Guard(max(0.001, end - monotonic()), lambda: end_call(raw)) as guard:
+                doubt = behind(connection)
+            if guard.expired:
+                raise DirectoryTimeout("the database did not answer in time", "is it overloaded or hung?")
+        return Found(found, server_of(connection), doubt=f"{doubt}: {_STANDBY}" if doubt else "")
 
     def _ask_each(self, values: Sequence[str], end: float) -> Sequence[Record]:
         """The records among these spellings; those that the database's encoding cannot hold are nobody's.
@@ -218,14 +238,14 @@ class SqlSource:
         return True
 
     def _ask(self, values: Sequence[str], end: float) -> Sequence[Record]:
-        if self._live is not None and self._swapped():
+        if self._live is not None and self._servers.left(self._live):
             self._drop()
         raw: Any = None
         guard = Guard(max(0.001, end - monotonic()), lambda: end_call(raw))
         try:
             with guard:
                 if self._live is None:
-                    self._live = self._connect(live=True)
+                    self._live = self._servers.connect(live=True)
                 connection = self._live
                 raw = connection.connection.dbapi_connection
                 if isinstance(raw, sqlite3.Connection):
@@ -302,7 +322,7 @@ class SqlSource:
 
     def explain_live(self) -> Explained:
         """The database's plan of the live query, what it scans, and the index that cures it."""
-        connection = self._connect(live=False)
+        connection = self._servers.connect(live=False)
         raw: Any = connection.connection.dbapi_connection
         try:
             with Guard(30.0, lambda: end_call(raw)):
@@ -318,7 +338,7 @@ class SqlSource:
 
         if not self.options.changed:
             return Changes(full_needed=True, why="no `changed` column is configured")
-        connection = self._connect(live=False)
+        connection = self._servers.connect(live=False)
         raw: Any = connection.connection.dbapi_connection
         try:
             with Guard(BULK, lambda: end_call(raw)) as guard:
@@ -326,7 +346,8 @@ class SqlSource:
                 def rows(clause: TextClause, values: dict[str, Any]) -> Iterator[Record]:
                     return self._rows(connection, raw, clause, values, Skipped())
 
-                return changes_since(connection, self.options, cookie, limit, rows)
+                changes = changes_since(connection, self.options, cookie, limit, rows)
+            return replace(changes, server=server_of(connection))
         except NotUtf8:
             return Changes(full_needed=True, why="text that is not UTF-8 among the changed rows")
         except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
@@ -342,40 +363,6 @@ class SqlSource:
         except SQLAlchemyError as error:
             raise fault_of(error, self.options.url) from None
 
-    def _connect(self, *, live: bool) -> Connection:
-        options = with_present_password(self.options)
-        if options.url != self.options.url:
-            self.options = options
-            self._engines.clear()  # they hold no connections
-        engine = self._engines.get(live)
-        if engine is None:
-            engine = self._engines[live] = engine_of(self.options.url, live=live)
-        try:
-            if self._path is not None:
-                # an empty or missing file would only say "unable to open database file"
-                status = self._path.stat()
-                if live:
-                    self._file = (status.st_dev, status.st_ino)
-            return engine.connect()
-        except FileNotFoundError:
-            raise DirectoryError(f"{self._path} does not exist", "check the path in `url`") from None
-        except PermissionError:
-            raise DirectoryError(f"{self._path} cannot be read", "check the permissions of file and folder") from None
-        except ModuleNotFoundError as error:
-            raise DirectoryError(f"the Python package {error.name} is not installed") from None
-        except Exception as error:  # drivers raise what they like while connecting
-            raise fault_of(error, self.options.url) from None
-
-    def _swapped(self) -> bool:
-        """Whether another SQLite file stands where ours was opened: an old one would answer for ever."""
-        if self._path is None:
-            return False
-        try:
-            status = self._path.stat()
-        except OSError:
-            return True
-        return (status.st_dev, status.st_ino) != self._file
-
     def _drop(self) -> None:
         if self._live is not None:
             let_go(self._live)
@@ -384,9 +371,7 @@ class SqlSource:
     def close(self) -> None:
         """Let go of every connection."""
         self._drop()
-        for engine in self._engines.values():
-            engine.dispose()
-        self._engines.clear()
+        self._servers.close()
 
     def __repr__(self) -> str:
         return f"SqlSource({self.name!r}, {clean(self.options.url, self.options.url)!r})"

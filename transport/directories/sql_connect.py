@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -98,10 +98,11 @@ def with_present_password(options: SqlOptions) -> SqlOptions:
     return replace(options, url=secrets.with_password(secrets.without_password(options.url), password))
 
 
-def engine_of(url: str, *, live: bool) -> Engine:
+def engine_of(url: str, *, live: bool, more: Mapping[str, Any] | None = None) -> Engine:
     """An engine whose connections only read. live: one look-up, ended by the database after LIVE; else a listing.
 
-    Raises DirectoryError for a URL that cannot be read and for a driver that is not installed.
+    more: arguments of PostgreSQL's driver instead of those in the URL. Raises DirectoryError for a URL that cannot be
+    read and for a driver that is not installed.
     """
     parsed = _parsed(url)
     if parsed is None:
@@ -116,7 +117,7 @@ def engine_of(url: str, *, live: bool) -> Engine:
                 parsed,
                 poolclass=NullPool,
                 isolation_level=isolation or "REPEATABLE READ",
-                connect_args=_postgresql_arguments(parsed, live),
+                connect_args=_postgresql_arguments(parsed, live) | dict(more or {}),
             )
             event.listen(engine, "connect", _postgresql_session(parsed, live))
         elif parsed.get_backend_name() in ("mysql", "mariadb"):

@@ -120,7 +120,7 @@ def _apply(
                 raise _Doubt(changes.why or "the directory cannot tell what changed")
             if changes.server and server and changes.server != server:
                 raise _Doubt(f"{changes.server} answered, the index was read from {server}")
-            work = _Work(writer, connection, directory, source, int(number), changes)
+            work = _Work(writer, connection, directory, source, int(number), changes, server)
             records, gone = work.resolve(addresses)
             moment = time.time() if now is None else now
 
@@ -158,9 +158,11 @@ class _Work:
         source: Source,
         number: int,
         changes: Changes,
+        server: str,
     ) -> None:
         self.connection, self.directory, self.source, self.number = connection, directory, source, number
         self.changes = changes
+        self.server = server
         self.ids = writer.domain_ids({r.domain for _, records in changes.upserts for r in records})
 
     def resolve(self, asked: Iterable[_Key]) -> tuple[dict[_Key, Record], list[_Key]]:
@@ -306,7 +308,12 @@ class _Work:
         found: dict[_Key, list[Record]] = {}
         for start in range(0, len(addresses), _ASK):
             wanted = addresses[start : start + _ASK]
-            for record in self.source.ask(wanted, _ASK_TIMEOUT).records:
+            answer = self.source.ask(wanted, _ASK_TIMEOUT)
+            if answer.doubt:
+                raise DirectoryError(answer.doubt)
+            if self.server and answer.server not in ("", self.server):
+                raise _Doubt(f"{answer.server} answered, the index was read from {self.server}")
+            for record in answer.records:
                 if (record.local, record.domain) in wanted:
                     found.setdefault((record.local, record.domain), []).append(record)
         return {address: one(several) for address, several in found.items()}

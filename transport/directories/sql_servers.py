@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which server of a database a connection leads to, and whether its "no" may be believed.
+
+A PostgreSQL URL may name several hosts. libpq would begin with the first one at each connection, and wait for it each
+time: here all threads agree on one, and go on with the next when it fails. A standby knows what its primary has told
+it, and lists whoever it lists; that it does *not* know somebody proves nothing while it is behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from transport.config.settings import SqlOptions
+from transport.directories.base import DirectoryError
+from transport.directories.sql_connect import LIVE, engine_of, fault_of, sqlite_path, with_present_password
+
+_RETRY_AFTER = 30.0  # seconds before a host that failed is begun with again
+_NEXT = 5  # seconds for one of several hosts to let a listing in
+_BEHIND = 10.0
+"""Seconds that a standby may be behind: what is applied later than that was created long before it is denied."""
+_CATCHES_UP = 0.1  # seconds; the last moment's changes are on their way on any standby
+_PAIR = tuple[str, str]  # host and port as libpq takes them
+
+# Functions that a server does not have (Aurora's readers) make it an error: such a standby cannot tell.
+_STANDBY = (
+    "SELECT pg_is_in_recovery(), pg_last_wal_receive_lsn(),"
+    " extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()),"
+    " EXISTS (SELECT 1 FROM pg_stat_wal_receiver)"
+)
+_REACHED = "SELECT pg_last_wal_replay_lsn() >= CAST(:mark AS pg_lsn)"
+
+
+class _Hosts:
+    """The hosts of one URL, shared by the sources of all threads."""
+
+    def __init__(self, hosts: tuple[_PAIR, ...]) -> None:
+        self.hosts = hosts
+        self.current = hosts[0]
+        self._bad: dict[_PAIR, float] = {}
+
+    def order(self) -> list[_PAIR]:
+        """Which to try, best first: the current one, then the others in order, failed ones last."""
+        now = time.monotonic()
+        return sorted(self.hosts, key=lambda one: (self._bad.get(one, 0.0) > now, one != self.current))
+
+    def rewind(self) -> None:
+        """Go back to the first one that did not fail lately; called when a new listing begins."""
+        now = time.monotonic()
+        self.current = next((one for one in self.hosts if self._bad.get(one, 0.0) <= now), self.current)
+
+    def failed(self, host: _PAIR) -> None:
+        """Leave it alone for a while."""
+        self._bad[host] = time.monotonic() + _RETRY_AFTER
+        if host == self.current:
+            self.current = self.order()[0]
+
+    def good(self, host: _PAIR) -> None:
+        """It answers."""
+        self._bad.pop(host, None)
+        self.current = host
+
+
+_known: dict[tuple[_PAIR, ...], _Hosts] = {}
+
+
+def _hosts_of(url: str) -> _Hosts | None:
+    """The hosts of a PostgreSQL URL that names several, None for any other URL."""
+    try:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.drivername != "postgresql+psycopg":
+            return None
+        arguments: Any = parsed.get_dialect()().create_connect_args(parsed)[1]
+    except Exception:  # whatever is wrong with it is said by who makes the engine
+        return None
+    names = str(arguments.get("host") or "").split(",")
+    ports = str(arguments.get("port") or "").split(",")
+    if len(names) < 2 or arguments.get("hostaddr") or len(ports) not in (1, len(names)):
+        return None
+    ports = ports * len(names) if len(ports) == 1 else ports
+    pairs = tuple(zip(names, (port or "5432" for port in ports), strict=True))
+    return _known.setdefault(pairs, _Hosts(pairs))
+
+
+class Servers:
+    """Opens one source's connections. `options` holds the password of now."""
+
+    def __init__(self, options: SqlOptions) -> None:
+        self.options = options
+        self.path = sqlite_path(options.url)
+        self.file: tuple[int, int] | None = None  # of a SQLite database: device and inode when it was opened
+        self._engines: dict[tuple[bool, _PAIR | None, str], Engine] = {}
+        self._hosts = _hosts_of(options.url)
+
+    def connect(self, *, live: bool, rewind: bool = False) -> Connection:
+        """A new connection; of several hosts to the first that lets us in. Raises DirectoryError.
+
+        rewind: begin with the first host again, as a listing does.
+        """
+        options = with_present_password(self.options)
+        if options.url != self.options.url:
+            self.options = options
+            self._engines.clear()  # they hold no connections
+        hosts = self._hosts
+        if hosts is None:
+            return self._open(live, None, "")
+        if rewind:
+            hosts.rewind()
+        began = time.monotonic()
+        fault: DirectoryError | None = None
+        for host, kind in self._attempts(hosts):
+            # one that does not answer has used up a live look-up's time: the next call begins with the next host
+            if live and fault is not None and time.monotonic() - began > LIVE / 2:
+                break
+            try:
+                connection = self._open(live, host, kind)
+            except DirectoryError as error:
+                fault = error
+                if kind != "standby":
+                    hosts.failed(host)
+                continue
+            hosts.good(host)
+            connection.info["host"] = host
+            return connection
+        assert fault is not None
+        raise fault
+
+    def _attempts(self, hosts: _Hosts) -> Iterator[tuple[_PAIR, str]]:
+        """Hosts in order, with the `target_session_attrs` that is not the URL's own."""
+        wanted = make_url(self.options.url).query.get("target_session_attrs")
+        order = hosts.order()
+        if wanted == "prefer-standby":
+            yield from ((host, "standby") for host in order)
+            yield from ((host, "any") for host in order)
+        else:
+            yield from ((host, "") for host in order)
+
+    def _open(self, live: bool, host: _PAIR | None, kind: str) -> Connection:
+        engine = self._engines.get((live, host, kind))
+        if engine is None:
+            more: dict[str, Any] = {}
+            if host is not None:
+                more = {"host": host[0], "port": host[1]}
+                if not live and "connect_timeout" not in make_url(self.options.url).query:
+                    more["connect_timeout"] = _NEXT
+            if kind:
+                more["target_session_attrs"] = kind
+            engine = self._engines[live, host, kind] = engine_of(self.options.url, live=live, more=more)
+        try:
+            if self.path is not None:
+                # an empty or missing file would only say "unable to open database file"
+                status = self.path.stat()
+                if live:
+                    self.file = (status.st_dev, status.st_ino)
+            return engine.connect()
+        except FileNotFoundError:
+            raise DirectoryError(f"{self.path} does not exist", "check the path in `url`") from None
+        except PermissionError:
+            raise DirectoryError(f"{self.path} cannot be read", "check the permissions of file and folder") from None
+        except ModuleNotFoundError as error:
+            raise DirectoryError(f"the Python package {error.name} is not installed") from None
+        except Exception as error:  # drivers raise what they like while connecting
+            raise fault_of(error, self.options.url) from None
+
+    def left(self, connection: Connection) -> bool:
+        """Whether a new connection would come out elsewhere: another SQLite file stands where ours was opened, or all
+        others have gone on to another host. An old one would answer for ever."""
+        if self._hosts is not None:
+            return connection.closed or connection.info.get("host") != self._hosts.current
+        if self.path is None:
+            return False
+        try:
+            status = self.path.stat()
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) != self.file
+
+    def close(self) -> None:
+        """Forget the engines; connections are closed by who opened them."""
+        for engine in self._engines.values():
+            engine.dispose()
+        self._engines.clear()
+
+
+def server_of(connection: Connection) -> str:
+    """Which server of several this is, HOST:PORT; "" where the URL names one."""
+    host = connection.info.get("host")
+    return "" if host is None else f"{host[0]}:{host[1]}"
+
+
+def behind(connection: Connection) -> str:
+    """Why a PostgreSQL's "no" proves nothing, "" when it does. Asks a standby alone; in a transaction, begins it anew.
+
+    It is behind when it has received changes that it does not show yet and the last it shows are old (a delay, a
+    long query that holds up the replay), or when nobody tells it of changes any more.
+    """
+    if connection.dialect.name != "postgresql":
+        return ""
+    raw: Any = connection.connection.dbapi_connection
+    known = getattr(getattr(raw, "info", None), "parameter_status", lambda _: None)("in_hot_standby")
+    if known == "off":  # PostgreSQL 14 and later say it by themselves, a promotion too
+        return ""
+    try:
+        standby, mark, age, told = connection.execute(text(_STANDBY)).one()
+        if not standby or mark is None:
+            return ""
+        if not told:
+            return "the server is a standby and hears nothing from its primary"
+        if age is None or float(age) < _BEHIND or _reaches(connection, str(mark)):
+            return ""
+        return f"the server is a standby and {float(age):.0f} s behind its primary"
+    except SQLAlchemyError:
+        return ""  # it cannot tell
+    finally:
+        if not raw.autocommit:
+            connection.rollback()
+
+
+def _reaches(connection: Connection, mark: str) -> bool:
+    """Whether the standby shows what it had received, now or in a moment."""
+    end = time.monotonic() + _CATCHES_UP
+    while True:
+        if connection.execute(text(_REACHED), {"mark": mark}).scalar():
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
