@@ -185,6 +185,8 @@ def _take(message: Mapping[str, Any], refresh: _Refresh) -> None:
         if control is None:
             return
         parts = _parts(_inside(bytes(control["value"])))
+        if len(parts) < 2:
+            raise DirectoryError("a malformed sync message", "the next sync is a compare")
         state, key = int.from_bytes(parts[0][1], "big"), parts[1][1]
         if state == 0:
             refresh.exists(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from math import ceil
 from time import monotonic
@@ -58,6 +59,11 @@ _HINTS = {
     53: "the server is unwilling: a bind_dn without a password, or anonymous access that is switched off",
 }
 _ELSEWHERE = frozenset((51, 52, 80))  # busy, unavailable, other: another server may do better
+
+
+# ldap3 meets an answer that is no LDAP, or ends in the midst of a message, with whatever its decoder raises
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, struct.error)
+_FAULTS = (LDAPExceptionError, OSError, ValueError, *_NONSENSE)
 
 
 class Broken(Exception):  # noqa: N818  ends a connection, is nobody's error
@@ -140,7 +146,7 @@ class Link:
         try:
             with expired:
                 self._open(timeout)
-        except (LDAPExceptionError, OSError, ValueError) as error:
+        except _FAULTS as error:
             self.close()
             ring_of(options.url).failed(url, self.address)
             raise Broken(_fault_of(error, url, expired=expired.expired)) from None
@@ -236,8 +242,7 @@ class Link:
                 )
         except (LDAPInvalidFilterError, LDAPAttributeError, LDAPInvalidDnError, LDAPObjectClassError) as error:
             raise DirectoryError(f"filter, base or attributes: {error}", f"check them: {wanted[:150]}") from None
-        except (LDAPExceptionError, OSError, ValueError, AttributeError, TypeError, IndexError) as error:
-            # ldap3 meets an end of file in the midst of a message with whatever its decoder raises
+        except _FAULTS as error:
             self.close()
             raise Broken(_fault_of(error, self.url, expired=guard.expired)) from None
         if guard.expired:
@@ -267,7 +272,7 @@ class Link:
                     elif reply["type"] == "searchResDone":
                         connection.result = reply
                         break
-        except (LDAPExceptionError, OSError, ValueError, AttributeError, TypeError, IndexError, KeyError) as error:
+        except _FAULTS as error:
             self.close()
             raise Broken(_fault_of(error, self.url, expired=guard.expired)) from None
         self._judge(connection.result, "search")
@@ -345,6 +350,9 @@ def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryErro
     words = re.sub(r"\s+", " ", str(error))[:250]
     if expired or isinstance(error, TimeoutError) or "timed out" in low or "timeout" in low:
         return DirectoryTimeout(f"{url} did not answer in time", "is the server hung, or a firewall dropping packets?")
+    if isinstance(error, _NONSENSE):
+        what = f"{url}: its answer is no LDAP ({type(error).__name__}: {words})"
+        return DirectoryError(what, "is it an LDAP server, on this port, and what stands between?")
     if "mismatch" in low:
         return DirectoryError(f"{url}: its certificate is not for this host", "write the certificate's name in url")
     if "certificate" in low or "[x509" in low:
