@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from tests.directories.databases import Database, open_database
 from tests.servers import MariaDb
 from transport.config.settings import SqlOptions
+from transport.directories.base import DirectoryError
 from transport.directories.sql import SqlSource
 from transport.record import Record
 
@@ -117,3 +122,26 @@ def test_a_state_with_decimals_is_a_state(database: Database) -> None:
         ("eve", True),
     ]
     assert listing.skipped.count == 0
+
+
+def test_a_write_that_was_never_ended_is_a_fault_with_its_cure(tmp_path: Path) -> None:
+    """A killed writer left its journal: who may only read cannot roll it back, and answers nothing meanwhile."""
+    path = tmp_path / "people.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE r (address TEXT)")
+        connection.execute("INSERT INTO r VALUES ('ann@example.com')")
+        connection.commit()
+    script = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN'); c.execute('DELETE FROM r');"
+        "c.executemany('INSERT INTO r VALUES (?)', [('x' * 500,)] * 3000); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    with closing(SqlSource("here", SqlOptions(f"sqlite:///{path}", "SELECT address FROM r"))) as source:
+        for attempt in (lambda: list(source.list().records), lambda: source.ask([("ann", "example.com")], 1)):
+            with pytest.raises(DirectoryError) as caught:
+                attempt()
+            assert "-journal" in caught.value.hint
+        with closing(sqlite3.connect(path)) as connection:  # as its own program does
+            assert connection.execute("SELECT count(*) FROM r").fetchone() == (1,)
+        assert [record.local for record in source.ask([("ann", "example.com")], 1).records] == ["ann"]

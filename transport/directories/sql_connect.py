@@ -54,7 +54,11 @@ _HINTS: tuple[tuple[str, str], ...] = (
     (r"unknown database|database .* does not exist", "check the database's name in `url`"),
     (r"permission denied|command denied|insufficient privilege", "GRANT SELECT on the query's tables to this user"),
     (
-        r"unable to open database|readonly database",
+        r"readonly database",  # nothing of ours writes: SQLite would have to roll back what a killed writer left behind
+        "a write was not ended (is there a -journal beside the file?): let its own program open the database once",
+    ),
+    (
+        r"unable to open database",
         "check the path in `url` and that this user may read the file, its folder and its -wal and -shm files",
     ),
     (r"syntax error|error in your sql syntax|near \"", "`query` or `lookup` is not valid for this database"),
