@@ -234,6 +234,8 @@ class Syncing:
         def work() -> None:
             report: SyncReport | None
             try:
+                if self.watch is not None and self.good_at is None:
+                    self.watch.rest(given_up)
                 if self.watch is not None and not (order is not None and order.dry_run):
                     # the watch's last look is older: taken for news, the file would be read until its next one
                     self._file = self.watch.stamp = self.watch.look()

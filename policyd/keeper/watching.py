@@ -15,9 +15,10 @@ from transport.directories.files.stamp import Stamp, stamp
 POLL = 1.0
 """Seconds between two looks, and at least 20 times what a look takes: a host may have thousands of files."""
 
-
 RESTS = 2
 """Looks for which a file that is written in place must be the same: half a list looks like a list."""
+
+_REST_AT_MOST = 30.0  # seconds that a first reading waits for a file that is written on and on
 
 
 class FileWatch:
@@ -47,6 +48,15 @@ class FileWatch:
     def look(self) -> Stamp:
         """Look now, in the calling thread."""
         return stamp(self.options, self.domains)
+
+    def rest(self, given_up: threading.Event) -> None:
+        """Wait, in the calling thread, until a file that was written a moment ago is left alone: before the first
+        reading there is no older content to stand by. Of a cPanel host cPanel replaces the files."""
+        end = time.monotonic() + _REST_AT_MOST
+        while not self.options.format.startswith("cpanel") and time.monotonic() < end:
+            age = time.time() - self.look()[2] / 1e9
+            if not 0 <= age < POLL or given_up.wait(POLL - age):
+                return
 
     def is_news(self, found: Stamp) -> bool:
         """Whether what a look found is to be read now."""

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.changes.directories import readings, wait_steady
 from tests.daemon.site import Site
 from tests.mta.waiting import wait_for
+from transport.config.settings import FileOptions
+from transport.directories.base import DirectoryError
+from transport.directories.files import FileSource
 
 MORE = """
 [directories.corp]
@@ -51,3 +58,27 @@ def test_a_file_that_is_written_in_place_is_read_when_it_is_whole(sites: Callabl
             assert site.ask(one, "relay_recipients") == ("OK", "LOCAL")
     wait_for(lambda: site.ask("new@example.org", "relay_recipients") == ("OK", "LOCAL"), 20, site.splitmx.tail)
     assert readings(site)["full"] == before + 1
+
+
+def test_a_start_while_the_file_is_written_waits_for_its_end(sites: Callable[..., Site], tmp_path: Path) -> None:
+    """There is no older list to stand by: nobody whose line is still to come is refused, then all are known."""
+    path = tmp_path / "people"
+    ended = threading.Event()
+    threading.Thread(target=_write_slowly, args=(path, PEOPLE, ended), daemon=True).start()
+    site: Site = sites("ann@example.com", more=MORE.format(path=path)).start()
+    while not ended.is_set():
+        for one in PEOPLE:
+            assert site.ask(one, "relay_recipients")[0] in ("OK", "TEMP")
+    site.answers(PEOPLE[-1], "lmtp:unix:private/lmtp", 20)
+    assert site.ask("new@example.org", "relay_recipients")[0] == "NOTFOUND"
+
+
+def test_a_list_that_ends_within_a_line_is_half_written(tmp_path: Path) -> None:
+    """While its writer may still be at it; an old file without a last line end is as good as any."""
+    path = tmp_path / "people"
+    options = FileOptions(str(path), "list")
+    path.write_text("ann@example.org\nbob@example.or")
+    with pytest.raises(DirectoryError, match="half written"):
+        FileSource("corp", options).list()
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    assert [record.local for record in FileSource("corp", options).list().records] == ["ann", "bob"]
