@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ RESTS = 2
 """Looks for which a file that is written in place must be the same: half a list looks like a list."""
 
 _REST_AT_MOST = 30.0  # seconds that a first reading waits for a file that is written on and on
+_WITHIN_A_LINE = 3.0  # seconds after the last write for which it waits, where that was not the end of a line
 
 
 class FileWatch:
@@ -55,8 +57,23 @@ class FileWatch:
         end = time.monotonic() + _REST_AT_MOST
         while not self.options.format.startswith("cpanel") and time.monotonic() < end:
             age = time.time() - self.look()[2] / 1e9
-            if not 0 <= age < POLL or given_up.wait(POLL - age):
+            rests = POLL if self._ends_a_line() else _WITHIN_A_LINE
+            if not 0 <= age < rests or given_up.wait(rests - age):
                 return
+
+    def _ends_a_line(self) -> bool:
+        """Whether the file's last octet is a line end, as nearly every writer's is; so does one that cannot be read."""
+        try:
+            handle = os.open(self.options.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return True
+        try:
+            size = os.fstat(handle).st_size
+            return not size or os.pread(handle, 1, size - 1) in (b"\n", b"\r")
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
 
     def is_news(self, found: Stamp) -> bool:
         """Whether what a look found is to be read now."""

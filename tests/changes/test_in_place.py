@@ -3,20 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.changes.directories import readings, wait_steady
 from tests.daemon.site import Site
 from tests.mta.waiting import wait_for
-from transport.config.settings import FileOptions
-from transport.directories.base import DirectoryError
-from transport.directories.files import FileSource
 
 MORE = """
 [directories.corp]
@@ -73,12 +66,14 @@ def test_a_start_while_the_file_is_written_waits_for_its_end(sites: Callable[...
     assert site.ask("new@example.org", "relay_recipients")[0] == "NOTFOUND"
 
 
-def test_a_list_that_ends_within_a_line_is_half_written(tmp_path: Path) -> None:
-    """While its writer may still be at it; an old file without a last line end is as good as any."""
+def test_a_list_that_ends_within_a_line_is_waited_for_longer(sites: Callable[..., Site], tmp_path: Path) -> None:
+    """At a start: its writer may still be at it. One that stays so is as good as any."""
     path = tmp_path / "people"
-    options = FileOptions(str(path), "list")
+    site: Site = sites("ann@example.com", more=MORE.format(path=path))
     path.write_text("ann@example.org\nbob@example.or")
-    with pytest.raises(DirectoryError, match="half written"):
-        FileSource("corp", options).list()
-    os.utime(path, (time.time() - 60, time.time() - 60))
-    assert [record.local for record in FileSource("corp", options).list().records] == ["ann", "bob"]
+    writer = threading.Timer(2.5, lambda: path.open("a").write("g"))
+    writer.start()
+    site.start()
+    while writer.is_alive():
+        assert site.ask("bob@example.org", "relay_recipients")[0] in ("OK", "TEMP")
+    site.answers("bob@example.org", "lmtp:unix:private/lmtp", 20)

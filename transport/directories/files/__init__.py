@@ -10,7 +10,7 @@ from transport.config.settings import FileOptions
 from transport.directories import cpanel, cpanel_uapi
 from transport.directories.base import DirectoryError, Found, Listing, Skipped
 from transport.directories.files.lines import from_aliases, from_list, from_passwd, from_postfix
-from transport.directories.files.reading import Content, half_written, read
+from transport.directories.files.reading import Content, read
 from transport.directories.files.tables import LAYOUTS, from_table
 from transport.directories.reading import merge
 from transport.record import Record
@@ -50,8 +50,6 @@ class FileSource:
             records = from_table(content, options.format, options.columns, skipped)
         else:
             raise DirectoryError(f"format = {options.format!r} is unknown", "use csv or list")
-        if content.young and not content.complete:
-            raise half_written(path, "it ends without a line end, and was written to a moment ago")
         if len(content.text) <= _MERGED:
             records = _merged(records, skipped)
         return Listing(records, skipped, content_time=content.time)

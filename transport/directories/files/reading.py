@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,23 +15,18 @@ from transport.directories.base import DirectoryError
 
 _EXPORTED = re.compile(r"#\s*exported_at\s*[:=]\s*(\S+)", re.IGNORECASE)
 _ZEROS = "\0\0"  # one alone may be a slip in a name
-_YOUNG = 5.0  # seconds after the last write in which a file without a last line end is taken for half written
 _DAMAGED = "write the file anew"
 _WRITTEN = "write the new content to another name and rename it over this one"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """text: decoded, without byte order mark. time: unix time of the content. complete: ends with a line end.
-
-    young: was written to a moment ago, so that more of it may come.
-    """
+    """text: decoded, without byte order mark. time: unix time of the content. complete: ends with a line end."""
 
     path: Path
     text: str
     time: float
     complete: bool
-    young: bool = False
 
     def lines(self) -> Iterator[str]:
         """Lines without their ends: LF, CRLF, or CR where there is no other."""
@@ -67,9 +61,7 @@ def read(path: Path) -> Content:
     text = _decoded(data)
     if _ZEROS in text:
         raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", _DAMAGED)
-    complete = text.endswith(("\n", "\r")) or not text
-    young = 0 <= time.time() - after.st_mtime < _YOUNG
-    return Content(path, text, _time(path, text, after.st_mtime), complete, young)
+    return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)
 
 
 def _opener(path: str, flags: int) -> int:
