@@ -281,8 +281,10 @@ class Answerer:
         """The action for one policy delegation request (SMTPD_POLICY_README): DESIGN 5.5's order, at RCPT only."""
         if attributes.get("protocol_state", "RCPT") != "RCPT":
             return _DUNNO
-        whose, _, origin = attributes.get("policy_context", "").partition("@")
-        address = self._recipient(attributes.get("recipient", ""), origin)
+        whose, *meant = attributes.get("policy_context", "").split("@")
+        origin = next((word for word in meant if not word.startswith(".")), "")
+        above = next((word for word in meant if word.startswith(".")), "")
+        address = self._recipient(attributes.get("recipient", ""), origin, above)
         if address is None:
             return _DUNNO
         client = Client(
@@ -306,15 +308,18 @@ class Answerer:
             observe=outcome.observe,
         )
 
-    def _recipient(self, text: str, origin: str) -> Address | None:
+    def _recipient(self, text: str, origin: str, above: str) -> Address | None:
         """The recipient of ours that smtpd(8) means: policy delegation names it as the client wrote it, the maps get
         it as trivial-rewrite(8) resolves it.
 
-        origin: $myorigin, where it is ours: the domain of a recipient without one.
+        origin: $myorigin, where it is ours: the domain of a recipient without one. above: `.$mydomain`, where
+        append_dot_mydomain makes a domain of ours out of a single label.
         """
         rest = text
         for _ in range(_ROUTED):
             address = parse(rest)
+            if above and address and "." not in address.domain:
+                address = parse(f"{rest}{above}")
             place = self.router.names.place(address.domain) if address else None
             if place and place.of in _OURS:
                 return address

@@ -33,7 +33,7 @@ postconf -e 'virtual_alias_expansion_limit = 100000'
 # once is once, by alias and group too; costs the X-Original-To header
 postconf -e 'enable_original_recipient = no'
 
-# no flush log for each deferral to the other side
+# no flush log for each deferral to the other side; ETRN of other domains stays
 postconf -e 'fast_flush_domains = '
 
 postfix check

@@ -452,6 +452,12 @@ def test_after_queue_filter_without_no_address_mappings(cleaned: Cleaned) -> Non
     site.mta.command("postconf", "-P", "127.0.0.1:10025/inet/receive_override_options=no_address_mappings")
 
     assert not has(site, "passes cleanup twice")
+    assert has(site, "copies are made before the after-queue filter"), "a filter without DSN lets them bounce"
+
+    site.mta.command("postconf", "-PX", "127.0.0.1:10025/inet/receive_override_options")
+    site.mta.command("postconf", "-P", f"{site.mta.ip}:25/inet/receive_override_options=no_address_mappings")
+
+    assert not has(site, "filter")
 
 
 def test_policy_context_needs_its_postfix(cleaned: Cleaned) -> None:

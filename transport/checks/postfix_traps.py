@@ -258,6 +258,10 @@ class _Traps:
             if again and sides == [False, False]:
                 yield error("mail passes cleanup twice through the after-queue filter: each copy would be made twice",
                             "set receive_override_options=no_address_mappings on one side")  # fmt: skip
+            if again and sides == [False, True]:
+                yield warning("copies are made before the after-queue filter: where that passes no DSN words on, a "
+                              "refused copy is reported to the sender",
+                              "set receive_override_options=no_address_mappings on the way in instead")  # fmt: skip
             if sides == [True, True]:
                 yield error("no_address_mappings stands on both sides of the after-queue filter: no aliases, no copies")
 

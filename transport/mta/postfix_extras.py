@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from transport.config.settings import Destination, Unknown
 from transport.maps.build import refusals
+from transport.maps.guard import spellings
 from transport.maps.nexthop import host_hop, next_hop
+from transport.mta.postfix import split_list
 from transport.mta.postfix_parts import RELAY, Master, Override
+from transport.names import local_stores
 
 if TYPE_CHECKING:
     from transport.mta.postfix_plan import Planner
@@ -86,6 +89,7 @@ def destinations(planner: Planner) -> None:
         own = [host for host in destination.hosts if host_hop(host, 25) == host_hop(hostname(planner), 25)]
         if own:
             planner.plan.problems.append(f"[destinations.{destination.name}] names this host, {own[0]}: it would loop")
+    stores(planner)
 
 
 FALLBACK = "smtp_fallback_relay"
@@ -101,18 +105,34 @@ def no_fallback(planner: Planner) -> str:
 
 def fallback(planner: Planner, destination: Destination) -> None:
     """The same for a service that is there, unless others need it as it is."""
-    name = destination.service
+    place = f"[destinations.{destination.name}]"
+    _own_way(planner, destination.service, f"{place} does not take", "the other side", "give the destination a service")
+
+
+def stores(planner: Planner) -> None:
+    """The same for stores here that are reached by smtp(8)."""
+    for domain in planner.domains:
+        for store in dict.fromkeys(local_stores(domain).values()):
+            name = store.partition(":")[0]
+            service = planner.postfix.service(name) if name else None
+            if service is not None and service.command == "smtp":
+                advice = f"give {domain.name} a store with a service"
+                _own_way(planner, name, f"the store {store} does not take", "the store", advice)
+
+
+def _own_way(planner: Planner, name: str, refused: str, who: str, advice: str) -> None:
     service = planner.postfix.service(name)
     if service is None or FALLBACK in service.overrides or not planner.postfix.full(FALLBACK):
         return
+    if any(o.service == service.key and o.name == FALLBACK for o in planner.plan.overrides):
+        return
     if name == "smtp" or (name == "relay" and planner.others(RELAY)):
         planner.plan.problems.append(
-            f"{FALLBACK} = {planner.postfix.full(FALLBACK)} would get what [destinations.{destination.name}] does not "
-            f"take now, and bring it back here; service {name} carries other mail too: give the destination a "
-            "service of its own"
+            f"{FALLBACK} = {planner.postfix.full(FALLBACK)} would get what {refused} now, and bring it back here; "
+            f"service {name} carries other mail too: {advice} of its own in master.cf"
         )
         return
-    why = f"what the other side does not take now waits; {FALLBACK} would bring it back here"
+    why = f"what {who} does not take now waits; {FALLBACK} would bring it back here"
     planner.plan.overrides.append(Override(service.key, FALLBACK, "", why))
 
 
@@ -139,7 +159,15 @@ def limits(planner: Planner) -> None:
         "enable_original_recipient", "no", "once is once, by alias and group too; costs the X-Original-To header"
     )
     if RELAY in planner.plan.classes.values():
-        planner.set("fast_flush_domains", "", "no flush log for each deferral to the other side")
+        why = "no flush log for each deferral to the other side; ETRN of other domains stays"
+        planner.set("fast_flush_domains", ", ".join(others_flushed(planner)), why)
+
+
+def others_flushed(planner: Planner) -> list[str]:
+    """What fast_flush_domains (default: $relay_domains) names beside the split domains: customers who use ETRN."""
+    ours = {name for d in planner.settings.domains.values() for name in spellings(d.name)}
+    named = split_list(planner.postfix.full("fast_flush_domains"))
+    return [entry for entry in named if not planner.is_ours(entry) and entry.lower() not in ours]
 
 
 def verify(planner: Planner) -> None:

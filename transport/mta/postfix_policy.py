@@ -61,21 +61,31 @@ def policy(planner: Planner) -> None:
 
 
 def _origin(planner: Planner) -> str:
-    """`@DOMAIN` when recipients without a domain are in one of ours: smtpd names them to the policy service as they
-    are."""
+    """What turns a recipient without a domain, or with one label of it, into one of ours; smtpd(8) names them to the
+    policy service as they are. `@DOMAIN` is $myorigin, `@.DOMAIN` what append_dot_mydomain puts behind a label.
+    """
+    above = ""
+    if planner.postfix.full("append_dot_mydomain") == "yes":
+        above = fold_domain(planner.postfix.full("mydomain")) or ""
     text = planner.postfix.full("myorigin").strip()
     if text.startswith("/"):
         try:
             text = Path(text).read_text(errors="replace").strip()
         except OSError:
-            return ""
+            text = ""
+    if above and text and "." not in text:
+        text += f".{above}"
+    domains = [d for d in planner.settings.domains.values() if d.enabled != "no"]
     name = fold_domain(text)
-    ours = name is not None and any(
-        name == d.name or (d.subdomains != "exact" and name.endswith(f".{d.name}"))
-        for d in planner.settings.domains.values()
-        if d.enabled != "no"
-    )
-    return f"@{name}" if ours else ""
+    found = ""
+    if name and any(name == d.name or (d.subdomains != "exact" and name.endswith(f".{d.name}")) for d in domains):
+        found = f"@{name}"
+    if above and any(
+        d.name.partition(".")[2] == above or (d.subdomains != "exact" and f".{above}".endswith(f".{d.name}"))
+        for d in domains
+    ):
+        found += f"@.{above}"
+    return found
 
 
 def restrictions(planner: Planner, secondary: bool) -> None:

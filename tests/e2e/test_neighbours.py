@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What else a site has set: smarthosts, customers with ETRN, short names, filters."""
+
+from __future__ import annotations
+
+import smtplib
+
+from tests.e2e.site import Cleaned, Site
+from tests.e2e.test_filter import with_filter
+from tests.mta.recording import RecordingSmtp
+from tests.mta.sending import OUTSIDE
+from tests.mta.waiting import wait_for
+
+
+def test_a_store_that_is_down_keeps_its_mail_from_the_smarthost(cleaned: Cleaned) -> None:
+    """With smtp_fallback_relay mail for a store reached by SMTP waits for it, and is not sent round by the MX."""
+    store, smarthost = RecordingSmtp(), RecordingSmtp()
+    for server in (store, smarthost):
+        cleaned(server.stop)
+    site = Site(
+        cleaned,
+        settings={"smtp_fallback_relay": smarthost.nexthop},
+        domain={"local_transport": f'"store:{store.nexthop}"'},
+    )
+    site.mta.command("postconf", "-Me", "store/unix=store unix - - n - - smtp")
+    site.install()
+    assert [line for line in site.check() if line.startswith("error")] == []
+    store.stop()
+
+    sent = site.send("ann@example.com")
+
+    wait_for(lambda: "refused" in site.mta.delayed().get("ann@example.com", ""), 20, site.tails)
+    assert smarthost.recipients(sent.subject) == []
+    store.start()
+    store.wait(sent.subject, "ann@example.com")
+
+
+def test_a_store_by_the_service_of_all_mail(cleaned: Cleaned) -> None:
+    """Where the store's service is that of all mail, the smarthost cannot be switched off: a problem, by name."""
+    settings = {"smtp_fallback_relay": "[192.0.2.1]"}
+    site = Site(cleaned, settings=settings, domain={"local_transport": '"smtp:[192.0.2.2]"'})
+
+    done = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+
+    assert done.returncode == 1
+    assert "PROBLEM: smtp_fallback_relay = [192.0.2.1] would get what the store smtp:[192.0.2.2]" in done.stdout
+
+
+def test_customers_keep_etrn(cleaned: Cleaned) -> None:
+    """ETRN for a relayed domain of the site works as before, and ours has no flush log."""
+    site = Site(cleaned, settings={"relay_domains": "customer.test", "relay_recipient_maps": "static:ok"}).install()
+    with smtplib.SMTP(site.mta.ip, 25, local_hostname="x.test", source_address=(OUTSIDE, 0)) as client:
+        client.ehlo()
+        codes = [client.docmd("ETRN", name)[0] for name in ("customer.test", "example.com")]
+    assert codes == [250, 459]
+    assert not [line for line in site.show().splitlines() if "fast_flush_domains" in line and "splitmx" in line]
+    assert not [line for line in site.check() if "fast_flush_domains" in line]
+
+
+def test_short_names_meet_the_policy_service(cleaned: Cleaned) -> None:
+    """With append_dot_mydomain gone@example is gone@example.com to Postfix, who is suspended: refused as such."""
+    site = Site(cleaned, settings={"append_dot_mydomain": "yes", "mydomain": "com", "myorigin": "example"}).install()
+    wrong = ("gone@example", "gone+x@EXAMPLE", "gone%example", "example!gone", '"gone@example"', "gone")
+
+    sent = site.send(*wrong, "ann@example", "gone@other.com", client="127.0.0.1", probe=True)
+
+    assert {name: text[:5] for name, text in sent.texts.items() if name in wrong} == dict.fromkeys(wrong, "5.2.1")
+    assert (sent.codes["ann@example"], sent.codes["gone@other.com"]) == (250, 250)
+
+
+def test_copies_made_behind_a_filter_never_bounce(cleaned: Cleaned) -> None:
+    """With no_address_mappings on the way in, a copy that the other side refuses is the sender's business no more."""
+    site = with_filter(cleaned, "public", delivery='"dual"')
+    assert not [line for line in site.check() if "filter" in line]
+    site.secondary.replies["ann@example.com"] = "550 5.1.1 no"
+
+    sent = site.send("ann@example.com")
+
+    wait_for(lambda: "status=bounced" in site.mta.text(), 20, site.tails)
+    site.arrives(sent, here=["ann@example.com"])
+    assert site.world.mails == []
