@@ -7,6 +7,7 @@ import smtplib
 
 from tests.e2e.site import Cleaned, Site
 from tests.e2e.test_filter import with_filter
+from tests.mta.places import new_address
 from tests.mta.recording import RecordingSmtp
 from tests.mta.sending import OUTSIDE
 from tests.mta.waiting import wait_for
@@ -79,3 +80,24 @@ def test_copies_made_behind_a_filter_never_bounce(cleaned: Cleaned) -> None:
     wait_for(lambda: "status=bounced" in site.mta.text(), 20, site.tails)
     site.arrives(sent, here=["ann@example.com"])
     assert site.world.mails == []
+
+
+def test_copies_leave_as_mail_does(cleaned: Cleaned) -> None:
+    """A copy has the source address, greeting and sender of relayed mail, by which the other side knows us."""
+    site = Site(
+        cleaned,
+        settings={"smtp_generic_maps": "inline:{root@host.local=us@world.test}"},
+        domain={"delivery": '"dual"'},
+        destination={"service": '"cloud"'},
+    )
+    address = new_address()
+    own = f"-o smtp_bind_address={address} -o smtp_helo_name=out.example.com"
+    site.mta.command("postconf", "-Me", f"cloud/unix=cloud unix - - n - - smtp {own}")
+    site.install()
+    assert [line for line in site.check() if line.startswith("error")] == []
+
+    sent = site.send("ann@example.com", "bob@example.com", sender="root@host.local")
+
+    site.arrives(sent, here=["ann@example.com"], there=["ann@example.com", "bob@example.com"])
+    seen = {(mail.client, mail.helo, mail.sender) for mail in site.secondary.mails}
+    assert seen == {(address, "out.example.com", "us@world.test")}

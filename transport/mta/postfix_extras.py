@@ -11,7 +11,7 @@ from transport.config.settings import Destination, Unknown
 from transport.maps.build import refusals
 from transport.maps.guard import spellings
 from transport.maps.nexthop import host_hop, next_hop
-from transport.mta.postfix import split_list
+from transport.mta.postfix import Service, split_list
 from transport.mta.postfix_parts import RELAY, Master, Override
 from transport.names import local_stores
 
@@ -188,6 +188,17 @@ def verify(planner: Planner) -> None:
         probes(planner, {d.destination for d in probed if d.destination})
 
 
+_COPIES_OWN = "smtp_generic_maps", "smtp_discard_ehlo_keywords"
+
+
+def as_carried(carrier: Service | None, but: Iterable[str] = _COPIES_OWN) -> str:
+    """For a service beside a destination's own: the same `-o` (source address, greeting, TLS, ...), by which the other
+    side knows us. but: what it has of its own."""
+    overrides = carrier.overrides if carrier is not None else {}
+    left_out = {"syslog_name", FALLBACK, *but}
+    return "".join(f" -o {k}={v}" for k, v in overrides.items() if k not in left_out and v.split() == [v])
+
+
 def probes(planner: Planner, names: Iterable[str]) -> None:
     """Probes apart from mail: services of their own, so that no queue, delay or limit of the one holds up the other.
 
@@ -204,10 +215,7 @@ def probes(planner: Planner, names: Iterable[str]) -> None:
         carrier = planner.postfix.service(service) or planner.postfix.service("relay")
         root = "y" if carrier is not None and carrier.chroot else "n"
         entry = f"probe-{service} unix - - {root} - - smtp -o syslog_name=postfix/probe-{service}"
-        for key, value in (carrier.overrides if carrier is not None else {}).items():
-            if key not in ("syslog_name", FALLBACK) and value.split() == [value]:
-                entry += f" -o {key}={value}"
-        entry += no_fallback(planner)
+        entry += as_carried(carrier, ()) + no_fallback(planner)
         planner.plan.masters.append(Master(f"probe-{service}/unix", entry, "probes keep no mail waiting"))
     entry = planner.guard.live_through("transport", "probes.regexp", "".join(lines), "routes of probes")
     own = planner.own(parameter if parameter in planner.postfix.own else "transport_maps")

@@ -19,7 +19,7 @@ from transport.maps.nexthop import copy_service, local_copy_route
 from transport.maps.population import MAPS
 from transport.maps.write import is_ours
 from transport.mta import postfix_extras, postfix_policy
-from transport.mta.postfix import CLASSES, Postfix, split_list
+from transport.mta.postfix import CLASSES, Postfix, Service, split_list
 from transport.mta.postfix_guard import Guard
 from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, Master, Override, Plan, Setting
 from transport.names import local_stores
@@ -264,14 +264,15 @@ class Planner:
         return [f"regexp:{self.maps}/shadow_transport"] if envelopes or self._copy_services() else []
 
     def _copies(self) -> None:
-        generic = f"regexp:{self.maps}/shadow_generic"
         smtp = self.postfix.service("smtp")
         root = "y" if smtp is not None and smtp.chroot else "n"
         for destination in self._copy_services():
             name = copy_service(destination)
+            carrier = self.postfix.service(destination.service)
             entry = (
-                f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name} -o smtp_generic_maps={generic} "
-                f"-o smtp_discard_ehlo_keywords=dsn{postfix_extras.no_fallback(self)}"
+                f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name} "
+                f"-o smtp_generic_maps={self._generic('smtp', carrier)} -o smtp_discard_ehlo_keywords=dsn"
+                f"{postfix_extras.as_carried(carrier)}{postfix_extras.no_fallback(self)}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, "copies: the real address back, no trace of ours"))
         stores = [store for d in self.copying() if d.delivery == "all" for store in local_stores(d).values()]
@@ -281,12 +282,19 @@ class Planner:
             word = "lhlo" if program == "lmtp" else "ehlo"
             entry = (
                 f"{name} unix - - {root} - - {program} -o syslog_name=postfix/{name} "
-                f"-o {program}_generic_maps={generic} -o {program}_discard_{word}_keywords=dsn"
+                f"-o {program}_generic_maps={self._generic(program)} -o {program}_discard_{word}_keywords=dsn"
                 f"{postfix_extras.no_fallback(self) if program == 'smtp' else ''}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, 'the copy here of delivery = "all"'))
         if any(d.delivery != "split" and d.enabled == "yes" for d in self.copying()):
             self.add("recipient_bcc_maps", self.entries("recipient_bcc"), "the copy of dual delivery; it never bounces")
+
+    def _generic(self, program: str, carrier: Service | None = None) -> str:
+        """The real name of a copy, then what the site writes on its way out: generic(5) is asked once, not again."""
+        name = f"{program}_generic_maps"
+        own = carrier.overrides.get(name) if carrier is not None else None
+        entries = split_list(self.postfix.full(name) if own is None else own)
+        return compact([f"regexp:{self.maps}/shadow_generic", *(e for e in entries if not self.is_ours(e))])
 
 
 def compact(entries: list[str]) -> str:
