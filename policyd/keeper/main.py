@@ -71,7 +71,7 @@ class Keeper:
         self.observations = Observations(state)
         self.peers = Peers(state)
         self.crowd = Crowd(loop, self._from_worker)
-        self.static = Static(settings, state)
+        self.static = Static(settings, state, self.crowd.fault)
         self.networks = listen.networks(settings.daemon.allow)
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self._reloads: list[asyncio.Future[tuple[str, ...]]] = []

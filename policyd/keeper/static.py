@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from policyd import log
@@ -17,13 +18,17 @@ from transport.index.reader import Reader
 
 _PAUSE = 2.0  # seconds in which more changes may arrive before a build
 _RETRY = 60.0
+_LOOK = 2.0  # seconds between two looks at whether the files are still there
 _RELOAD_WAIT = 20.0
 
 
 class Static:
-    """Builds when `changed` was called. report: the last build's, error: why the last one failed, or ""."""
+    """Builds when `changed` was called. report: the last build's, error: why the last one failed, or "".
 
-    def __init__(self, settings: Settings, state: Path) -> None:
+    fault: is told the kind of a fault, to be counted.
+    """
+
+    def __init__(self, settings: Settings, state: Path, fault: Callable[[str], None] = lambda kind: None) -> None:
         self.settings = settings
         self.state = state
         self.spf: Mapping[str, tuple[str, ...]] = {}
@@ -35,6 +40,8 @@ class Static:
         self.seconds = 0.0
         self.builds = 0
         self.reload_wanted = False
+        self._fault = fault
+        self._files: dict[Path, bool] = {}  # what stood there after the last build -> whether something was in it
         self._wake = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -52,22 +59,66 @@ class Static:
         self._task.cancel()
 
     async def _run(self) -> None:
-        wait: float | None = None
+        again: float | None = None
+        built = self.settings
         while True:
+            lost: Path | None = None
             try:
-                await asyncio.wait_for(self._wake.wait(), wait)
+                await asyncio.wait_for(self._wake.wait(), _LOOK)
+                await asyncio.sleep(_PAUSE)
             except TimeoutError:
-                pass
-            await asyncio.sleep(_PAUSE)
+                with contextlib.suppress(Exception):  # no thread to be had: looked at again
+                    lost = await asyncio.to_thread(self._lost)
+                if lost is not None:
+                    self._fault("static")
+                    log.say(log.ERROR, "a file that Postfix or Exim reads was removed or damaged: it is written again",
+                            file=lost)  # fmt: skip
+                elif again is None or time.monotonic() < again:
+                    continue
             self._wake.clear()
             settings, spf = self.settings, dict(self.spf)
             try:
                 await asyncio.to_thread(self._build, settings, spf)
-                wait = _RETRY if self.error else None
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
                 log.limited(log.ERROR, "static", "fault in building the static maps, the old ones stay", error)
-                wait = _RETRY
+            again = time.monotonic() + _RETRY if self.error else None
+            # what vanished while this was built is still missed; what the build did not bring back is not
+            before = {p: filled for p, filled in self._files.items() if p != lost and settings is built}
+            with contextlib.suppress(Exception):
+                before |= await asyncio.to_thread(self._standing)
+            self._files, built = before, settings
+
+    def _standing(self) -> dict[Path, bool]:
+        """In a thread: the files that we keep, and whether there is something in each."""
+        from transport.maps import guard
+
+        try:
+            files = [p for p in self.folder.iterdir() if p.is_file() and p.name[0] != "."]
+            every = self.settings.static is not None
+            found = {p: p.stat().st_size > 0 for p in files if every or p.name == guard.NAME}
+        except OSError:
+            return {}
+        if not self.error and (self.settings.static is None or "postfix" in self.settings.static.for_):
+            found[self.folder / guard.NAME] = True
+        return found
+
+    def _lost(self) -> Path | None:
+        """In a thread: a file that is no longer what a build left.
+
+        Without its tables Postfix takes no mail for anybody; for a missing `domains.sqlite` it makes an empty one.
+        """
+        from transport.maps import guard
+
+        for path, filled in self._files.items():
+            try:
+                if filled and not path.stat().st_size:
+                    return path
+            except OSError:
+                return path
+            if path.name == guard.NAME and filled and guard.read(path) is None:
+                return path
+        return None
 
     def _build(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
         """In a thread."""

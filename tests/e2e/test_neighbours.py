@@ -101,3 +101,15 @@ def test_copies_leave_as_mail_does(cleaned: Cleaned) -> None:
     site.arrives(sent, here=["ann@example.com"], there=["ann@example.com", "bob@example.com"])
     seen = {(mail.client, mail.helo, mail.sender) for mail in site.secondary.mails}
     assert seen == {(address, "out.example.com", "us@world.test")}
+
+
+def test_a_lost_table_of_domains_is_back_soon(cleaned: Cleaned) -> None:
+    """Without the guard's table Postfix takes no mail for anybody: it is back by itself, and so is the mail."""
+    site = Site(cleaned, deploy="both").install()
+    (site.maps / "domains.sqlite").write_bytes(b"")
+    wait_for(lambda: (site.maps / "domains.sqlite").stat().st_size, 20, site.tails)
+    site.mta.reload()
+
+    sent = site.send("ann@example.com", "bob@example.com", "x@elsewhere.test", client="127.0.0.1")
+
+    site.arrives(sent, here=["ann@example.com"], there=["bob@example.com"], out=["x@elsewhere.test"])

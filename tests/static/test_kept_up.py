@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.conftest import Site
 from tests.mta.waiting import wait_for
+from transport.maps import guard
 
 
 @pytest.mark.e2e
@@ -44,3 +45,29 @@ def test_files_follow_the_directories(
     assert site.run("sync", "--accept").returncode == 0
     wait_for(lambda: look_up("u15@example.com") == "", 60, site.daemon.tail)
     assert look_up("u1@example.com") == "LOCAL"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("static", [True, False])
+def test_a_lost_file_is_written_again(
+    folder: Path, mail_config: Path, cleaned: Callable[[Callable[[], object]], None], static: bool
+) -> None:
+    """What Postfix reads is there again by itself, whoever removed, emptied or damaged it; the log says so."""
+    site = Site(folder)
+    cleaned(site.daemon.stop)
+    site.daemon.environment = {**site.daemon.environment, "MAIL_CONFIG": str(mail_config)}
+    maps = folder / "maps" if static else folder / "state/maps"
+    text = site.daemon.config.read_text()
+    site.daemon.write(text + (f'[static]\ndirectory = "{maps}"\ntypes = ["lmdb"]\n' if static else ""))
+    site.start()
+    table, index = maps / "domains.sqlite", maps / "relay_recipients.lmdb"
+    wait_for(lambda: table.exists() and (index.exists() or not static), 60, site.daemon.tail)
+
+    table.unlink()
+    wait_for(lambda: guard.read(table) is not None, 60, site.daemon.tail)
+    assert f"written again file={table}" in site.daemon.tail(1000)
+    table.write_bytes(b"x" * 8192)
+    wait_for(lambda: guard.read(table) is not None, 60, site.daemon.tail)
+    if static:
+        index.unlink()
+        wait_for(lambda: index.exists() and index.stat().st_size, 60, site.daemon.tail)

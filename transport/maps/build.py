@@ -28,6 +28,7 @@ from transport.maps.write import (
     Text,
     alone_in,
     cut_short,
+    first_words,
     give_to_owner,
     installing,
     is_old,
@@ -281,7 +282,9 @@ class _Run:
         if not existed or static_only.relay_domains_type(self.settings, self.types) == static_only.REGEXP:
             # a process that reads the new regexp has just been started, and opened the new guard too
             return ()
-        waiting = {name for name, _ in new if name in self.settings.domains}
+        # where the old table was damaged everything is new to it, and yet Postfix takes mail for it already
+        known = first_words(self.output / "relay_domains")
+        waiting = {name for name, _ in new if name in self.settings.domains and name not in known}
         self.report.waiting = sorted(waiting)
         return waiting
 

@@ -248,3 +248,11 @@ def _merge(old: Iterable[bytes], new: Iterable[bytes]) -> Iterator[tuple[str, by
         else:
             yield "+", other
             other = next(right, None)
+
+
+def first_words(path: Path) -> set[str]:
+    """The keys of a map's text; none when it cannot be read."""
+    try:
+        return {words[0] for line in path.read_text(errors="replace").splitlines() if (words := line.split())}
+    except OSError:
+        return set()
