@@ -38,7 +38,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from policyd import log
+from policyd import clock, log
 from transport.record import Record
 
 Message = tuple[Any, ...]
@@ -52,7 +52,7 @@ _LIMIT = 256 * 1024 * 1024  # bytes waiting for a reader that does not read: it 
 class Age(NamedTuple):
     """What a worker knows of one directory.
 
-    read_at: CLOCK_MONOTONIC at the start of the last good reading, None when it was never read since start.
+    read_at: `policyd.clock` at the start of the last good reading, None when it was never read since start.
     content_time: unix time of the content, for files.
     closed: its "no" cannot be had now: circuit open, canaries missing, server changed. A stale "no" is TEMP at once.
     """
@@ -66,7 +66,7 @@ class Live(NamedTuple):
     """The result of one live look-up.
 
     records: what was found, () for a "no", None when it could not be asked.
-    asked_at, end: CLOCK_MONOTONIC; from `end` on it does not count any more.
+    asked_at, end: `policyd.clock`; from `end` on it does not count any more.
     beside: all addresses of the person that was found, when there are several.
     """
 
@@ -74,6 +74,12 @@ class Live(NamedTuple):
     asked_at: float
     end: float
     beside: tuple[tuple[str, str], ...] = ()
+
+
+def not_asked() -> Live:
+    """Nobody could be asked, which is true of this moment alone."""
+    now = clock.now()
+    return Live(None, now, now)
 
 
 Told = tuple[str, str, str, Live]

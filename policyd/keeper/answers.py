@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from policyd.link import Live, Told
+from policyd import clock
+from policyd.link import Live, Told, not_asked
 from policyd.worker.knowledge import LiveKnowledge, Triple
 from transport.answerer import Answerer
 from transport.config.settings import Settings
@@ -50,8 +51,7 @@ class Answers:
 
         queue = self.keeper.queues.get(directory)
         if queue is None or not queue.directory.live:
-            now = time.monotonic()
-            return Live(None, now, now)
+            return not_asked()
         queue.ask(local, domain, reply, anew=anew)
         return await future
 
@@ -80,7 +80,7 @@ class Answers:
 
     def _directories(self, domain: str) -> list[dict[str, Any]]:
         """How much is known of each directory of a domain, and how old that is."""
-        ages, now = self.keeper.ages(), time.monotonic()
+        ages, now = self.keeper.ages(), clock.now()
         states = {state.name: state for state in self.keeper.reader.directories()}
         found = []
         for name in self.keeper.directories_of([domain]) if domain in self.keeper.settings.domains else ():

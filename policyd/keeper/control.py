@@ -27,12 +27,11 @@ import asyncio
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from policyd import log
+from policyd import clock, log
 from policyd.keeper.syncing import Order, Syncing
 from policyd.link import Live
 from policyd.sockets import Open
@@ -161,7 +160,7 @@ class Control:
         for local in locals_:
             keeper.forget(local, domain)
             found = await keeper.answers.ask_all(local, domain, owner)
-            until = time.monotonic() + _FLUSHED
+            until = clock.now() + _FLUSHED
             told = [
                 (name, local, domain, live._replace(end=until))
                 for name, live in found.items()

@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from policyd import log
+from policyd import clock, log
 from policyd.keeper.answers import Answers
 from policyd.keeper.canaries import CanaryStore
 from policyd.keeper.changes import ChangeLog
@@ -30,7 +30,7 @@ from policyd.keeper.queue import LiveQueue
 from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
-from policyd.link import Age, Live, LoopChannel, Message
+from policyd.link import Age, LoopChannel, Message, not_asked
 from policyd.loop import new_event_loop, wait_for_others
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -78,6 +78,7 @@ class Keeper:
         self.moments = Moments(loop, lambda: self._task(self._new_generation()))
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
+        self.sleep = clock.Sleep()
         self.changes = ChangeLog()
         self._use(settings)
         self._task(self.changes.note(settings, text, "start"))
@@ -124,8 +125,16 @@ class Keeper:
             self.tell_ages()
             self.answers.knowledge.expire()
             self.moments.look()
+            self._look_for_sleep()
         except Exception as error:
             log.limited(log.ERROR, "keeper second", "fault in the keeper's timer", error)
+
+    def _look_for_sleep(self) -> None:
+        """After a suspension what was read is old: read it at once, whenever that was to be."""
+        if slept := self.sleep.ended():
+            log.say(log.INFO, "the machine was suspended: every directory is read again", seconds=f"{slept:.0f}")
+            for sync in self.syncs.values():
+                sync.soon()
 
     def hopeless(self, why: str) -> None:
         """Threads cannot be killed, processes can: end, and be started again."""
@@ -323,8 +332,7 @@ class Keeper:
                 for directory, local, domain in triples:
                     queue = self.queues.get(directory)
                     if queue is None:
-                        now = time.monotonic()
-                        link.answer(directory, local, domain, Live(None, now, now))
+                        link.answer(directory, local, domain, not_asked())
                     else:
                         queue.ask(local, domain, partial(link.answer, directory))
             case ("loop", local, domain):

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from policyd import log
+from policyd import clock, log
 from policyd.sockets import Open
 from policyd.worker import listen
 from policyd.worker.counters import BUCKETS
@@ -107,7 +107,7 @@ class KeeperCollector(Collector):
         lag = GaugeMetricFamily("splitmx_directory_lag_seconds", "Until a change is an answer.", labels=labels)
         behind = GaugeMetricFamily("splitmx_directory_behind_seconds", "Older changes are known.", labels=labels)
         heard = CounterMetricFamily("splitmx_directory_notifications", "NOTIFYs received.", labels=["directory"])
-        now, clock = time.time(), time.monotonic()
+        now, at = time.time(), clock.now()
         states = {state.name: state for state in self.keeper.reader.directories()}
         for name, sync in self.keeper.syncs.items():
             label = [name]
@@ -115,7 +115,7 @@ class KeeperCollector(Collector):
             rows.add_metric(label, state.rows if state is not None and state.current else 0)
             skipped.add_metric(label, state.skipped if state is not None else 0)
             if sync.read_at is not None:
-                age.add_metric(label, clock - sync.read_at)
+                age.add_metric(label, at - sync.read_at)
             if sync.content_time is not None:
                 content.add_metric(label, now - sync.content_time)
             if sync.full is not None:

@@ -9,11 +9,10 @@ the first deadline; when only the canary does, one of the asked addresses is slo
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from policyd import log
+from policyd import clock, log
 from policyd.keeper.canaries import CanaryStore
 from policyd.keeper.circuit import Circuit
 from policyd.keeper.crew import Crew
@@ -82,7 +81,7 @@ class LiveQueue:
         self.changed = changed
         self.foreign = foreign
         self.server = ""  # the one last synced from
-        self.read_at: float | None = None  # CLOCK_MONOTONIC of the last good reading
+        self.read_at: float | None = None  # `policyd.clock`, of the last good reading
         self.circuit = Circuit()
         self.crew = Crew(loop, directory, self._dispatch)
         self.deadline = min(directory.deadline, LONGEST)
@@ -91,7 +90,7 @@ class LiveQueue:
         self.batches: dict[_Batch, None] = {}
         self.results: dict[Address, Live] = {}
         self.old_results: dict[Address, Live] = {}
-        self._turned = time.monotonic()
+        self._turned = clock.now()
         self.closed = False
         self.asked = self.queries = self.found = self.missed = self.errors = 0
         self.seconds = 0.0
@@ -109,7 +108,7 @@ class LiveQueue:
         anew: do not take a result that is remembered (`flush`, `explain`).
         """
         self.asked += 1
-        now = time.monotonic()
+        now = clock.now()
         at = (local, domain)
         if not anew:
             known = self.results.get(at) or self.old_results.get(at)
@@ -154,7 +153,7 @@ class LiveQueue:
 
     def look_after(self) -> bool:
         """Each second: forget what is too old, give up hanging threads. False: all four are lost."""
-        now = time.monotonic()
+        now = clock.now()
         if now - self._turned > max(1.0, self.directory.fresh_for):  # so long a result counts
             self._turned = now
             self.old_results, self.results = self.results, {}
@@ -166,7 +165,7 @@ class LiveQueue:
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        now = time.monotonic()
+        now = clock.now()
         if self.waiting and not self.batches and len(self.waiting) < _MANY and now < self._gather_until:
             self._again = self.loop.call_later(self._gather_until - now, self._dispatch)
             return
@@ -217,7 +216,7 @@ class LiveQueue:
         """A query came back; `batch.over` when nobody waits for it any more."""
         if batch.over:
             return
-        now = time.monotonic()
+        now = clock.now()
         self.seconds += now - batch.asked_at
         if result is None:
             if isinstance(error, DirectoryTimeout):
@@ -278,7 +277,7 @@ class LiveQueue:
             if result is not None and not result.timeout:
                 batch.companion = "back"
 
-        limit = max(0.05, batch.deadline - time.monotonic())
+        limit = max(0.05, batch.deadline - clock.now())
         if self._submit(_nobody(canaries), canaries[:1], limit, back):
             batch.companion = "asked"
 
@@ -286,7 +285,7 @@ class LiveQueue:
         """The deadline passed: these addresses could not be asked, and are not asked again for a while."""
         if batch.over:
             return
-        now = time.monotonic()
+        now = clock.now()
         self.missed += 1
         log.limited(log.WARNING, f"late {self.directory.name}", "directory did not answer in time: unlisted recipients "
                     "are TEMP", directory=self.directory.name, deadline=f"{self.deadline}s",
@@ -301,7 +300,7 @@ class LiveQueue:
     def _end(self, batch: _Batch, *, remember: bool) -> None:
         """Nobody waits for this batch any more."""
         self._stop_timers(batch)
-        failure = self._failure(time.monotonic())
+        failure = self._failure(clock.now())
         for item in batch.items:
             self._settle(item, failure, remember=remember)
 
@@ -309,7 +308,7 @@ class LiveQueue:
         batch.over = True
         self.batches.pop(batch, None)
         if len(batch.items) >= _FEW:
-            self._gather_until = time.monotonic() + _GATHER
+            self._gather_until = clock.now() + _GATHER
         for timer in batch.timers:
             timer.cancel()
 
@@ -334,7 +333,7 @@ class LiveQueue:
     def _expire(self) -> None:
         """What still waits for a thread when its deadline passes could not be asked."""
         self._expiry = None
-        now = time.monotonic()
+        now = clock.now()
         late = [item for item in self.waiting.values() if now - item.since >= self.deadline]
         failure = self._failure(now)
         for item in late:
@@ -344,7 +343,7 @@ class LiveQueue:
             self._expiry = self.loop.call_later(0.05, self._expire)
 
     def _fail_waiting(self) -> None:
-        failure = self._failure(time.monotonic())
+        failure = self._failure(clock.now())
         waiting, self.waiting = self.waiting, {}
         for item in waiting.values():
             self._settle(item, failure, remember=False)
@@ -356,7 +355,7 @@ class LiveQueue:
     # --- the circuit ------------------------------------------------------------------------------------------
 
     def _trip(self, why: str) -> None:
-        if self.circuit.trip(time.monotonic(), why):
+        if self.circuit.trip(clock.now(), why):
             self._tripped()
 
     def _tripped(self) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from policyd import sockets
+from policyd import clock, sockets
 from policyd.version import running
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _sums(decisions: dict[tuple[str, str, str], int], at: int) -> dict[str, int]
 
 def _directories(keeper: Keeper) -> dict[str, Any]:
     states = {state.name: state for state in keeper.reader.directories()}
-    clock, now = time.monotonic(), time.time()
+    at, now = clock.now(), time.time()
     found = {}
     for name, directory in keeper.settings.directories.items():
         state, sync, queue = states.get(name), keeper.syncs.get(name), keeper.queues.get(name)
@@ -116,10 +116,10 @@ def _directories(keeper: Keeper) -> dict[str, Any]:
         if sync is not None:
             report = sync.report
             one |= {
-                "age": clock - sync.read_at if sync.read_at is not None else None,
+                "age": at - sync.read_at if sync.read_at is not None else None,
                 "content_age": now - sync.content_time if sync.content_time is not None else None,
                 "server": sync.server,
-                "reading_for": clock - sync.running_since if sync.running_since is not None else None,
+                "reading_for": at - sync.running_since if sync.running_since is not None else None,
                 "read_so_far": sync.records if sync.running_since is not None else None,
                 "good_at": sync.good_at,
                 "error": report.error if report is not None else "",

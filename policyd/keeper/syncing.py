@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from policyd import log
+from policyd import clock, log
 from policyd.keeper.listening import Listening, can_listen
 from policyd.keeper.watching import FileWatch
 from transport.config.settings import Directory, Settings
@@ -51,8 +51,8 @@ class Order:
 class Syncing:
     """The readings of one directory.
 
-    read_at: CLOCK_MONOTONIC at the start of the last good reading whose absences mean something. content_time: unix
-    time of a file's content. report: the last one; full: the last of a compare. moves_at, removals_at: CLOCK_MONOTONIC
+    read_at: `policyd.clock` at the start of the last good reading whose absences mean something. content_time: unix
+    time of a file's content. report: the last one; full: the last of a compare. moves_at, removals_at: `policyd.clock`
     at the start of the last good reading that shows who changed, and who is gone.
     after: called in the loop with each report that was not a dry run. hopeless: called when threads hang for good.
     """
@@ -89,12 +89,12 @@ class Syncing:
         self.instance = ""  # of the index into which was read last
         self._next_full = 0.0
         self._next_feed = 0.0
-        self._soon_at = -1.0  # CLOCK_MONOTONIC of the last `soon`
+        self._soon_at = -1.0  # `policyd.clock` of the last `soon`
         self._feed = False  # whether the directory tells of changes
         self._feed_removes = directory.type != "sql"  # and of removals: a row that is gone has no `changed` any more
         self._named: set[Address] = set()  # of these it said that they changed
         self._anything = self._anything_fed = False  # it said that something changed, which neither reading has seen
-        self._began = dict.fromkeys(("full", "feed", "named"), -_FILE_AGAIN)  # CLOCK_MONOTONIC
+        self._began = dict.fromkeys(("full", "feed", "named"), -_FILE_AGAIN)  # `policyd.clock`
         self._took = dict.fromkeys(self._began, 0.0)
         self._file: Stamp | None = None  # of what was read last
         self._lost = 0
@@ -110,7 +110,7 @@ class Syncing:
     def soon(self) -> None:
         """Compare as soon as possible; nobody waits for the report."""
         self._next_full = 0.0
-        self._soon_at = time.monotonic()
+        self._soon_at = clock.now()
         self._wake.set()
 
     def told(self, names: frozenset[Address] | None) -> None:
@@ -165,7 +165,7 @@ class Syncing:
 
     def behind(self) -> dict[str, float | None]:
         """Measured now: what happened in the directory more than so many seconds ago is known here. None: nothing."""
-        now = time.monotonic()
+        now = clock.now()
         moves, removals = (None if at is None else now - at for at in (self.moves_at, self.removals_at))
         fresh = self.directory.fresh_for
         additions = moves if not self.directory.live else fresh if moves is None else min(fresh, moves)
@@ -182,7 +182,7 @@ class Syncing:
                 except Exception as error:
                     log.limited(log.ERROR, f"sync {self.directory.name}", "fault in a sync", error,
                                 directory=self.directory.name)  # fmt: skip
-                    self._next_full = time.monotonic() + self.directory.sync_every
+                    self._next_full = clock.now() + self.directory.sync_every
                     self.running_since = None
                     if order is not None and not order.done.done():
                         order.done.set_result(SyncReport(self.directory.name, error=_text(error)))
@@ -194,11 +194,11 @@ class Syncing:
 
     def _due(self) -> str:
         """Which reading is to begin now; "" for none."""
-        now = time.monotonic()
+        now = clock.now()
         return next((what for what, when in self._times() if now >= when), "")
 
     def _times(self) -> Iterator[tuple[str, float]]:
-        """What is to be read, the first first, and when (CLOCK_MONOTONIC)."""
+        """What is to be read, the first first, and when (`policyd.clock`)."""
         yield "full", self._next_full
         if self.watch is not None and self.watch.stamp not in (None, self._file):
             yield "full", 0.0
@@ -213,16 +213,17 @@ class Syncing:
         return self._began[what] + max(_TOLD, _SHARE * self._took[what])
 
     def _pause(self) -> float:
-        return max(0.01, min(when for _, when in self._times()) - time.monotonic())
+        return max(0.01, min(when for _, when in self._times()) - clock.now())
 
     async def _read(self, what: str, order: Order | None) -> None:
         """One reading in a thread of its own: "full", "feed", or "named" for what the directory named."""
-        began = self._began[what] = time.monotonic()
+        began, awake = clock.now(), time.monotonic()
+        self._began[what] = began
         self.instance = self.writer.instance
         names = self._taken(what) if order is None or not order.dry_run else frozenset()
         result: asyncio.Future[SyncReport | None] = self.loop.create_future()
         given_up = threading.Event()
-        self.running_since, self.records, self._moved_at = began, 0, began
+        self.running_since, self.records, self._moved_at = began, 0, awake
 
         def progress(count: int) -> None:
             if given_up.is_set():
@@ -257,7 +258,7 @@ class Syncing:
             raise
         self.running_since = None
         self.counts[what] += 1
-        self._took[what] = time.monotonic() - began
+        self._took[what] = time.monotonic() - awake
         if report is None:  # it cannot tell of changes
             self._feed = self._feed and what != "feed"
             return
@@ -316,7 +317,7 @@ class Syncing:
             source.close()
 
     def _settle(self, report: SyncReport, what: str, began: float, order: Order | None) -> None:
-        now = time.monotonic()
+        now = clock.now()
         full = what == "full"
         if not report.dry_run:
             self.report = report

@@ -2,7 +2,7 @@
 """What a worker knows: the index in its held snapshot, what was learned live, and how old each directory is.
 
 A live answer outranks the index row of the same directory while it is younger than that directory's last reading,
-and until its end. Ages come from the keeper on CLOCK_MONOTONIC, which is one clock for all processes: when the keeper
+and until its end. Ages come from the keeper on `policyd.clock`, which is one clock for all processes: when the keeper
 is gone they simply run out, and a stale "no" is then "could not be asked".
 """
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from policyd import clock
 from policyd.link import Age, Live, Told
 from transport.config.settings import Settings
 from transport.index.reader import Reader
@@ -78,13 +79,13 @@ class LiveKnowledge:
         if not reader.gone:
             changed = reader.renew(at_once=at_once)
             if self.reader.gone:
-                self._gone_at = time.monotonic()
+                self._gone_at = clock.now()
                 self._gone_ages = dict(self.ages)  # of readings that are in our snapshot: it was renewed before
             elif self.mark is not None and reader.generation >= 0 and not reader.holds(self.mark):
                 reader.lose("it is not what was last written: an older or another one was put in its place")
                 return True
             return changed
-        now = time.monotonic()
+        now = clock.now()
         if not at_once and now - self._looked_at < _LOOK_AGAIN:
             return False
         self._looked_at = now
@@ -156,7 +157,7 @@ class LiveKnowledge:
         if age is not None:
             if age.closed:
                 return False
-            fresh = read_at is not None and time.monotonic() - read_at < options.fresh_for
+            fresh = read_at is not None and clock.now() - read_at < options.fresh_for
             if fresh and self.reader.loaded(directory):
                 return True
         return None if self.keeper else False
@@ -180,7 +181,7 @@ class LiveKnowledge:
         """Remember a live answer until its end."""
         directory, local, domain = triple
         at = (local, domain)
-        if result.end - time.monotonic() > _TURN:
+        if result.end - clock.now() > _TURN:
             if len(self._long) >= _LIVE:
                 del self._long[next(iter(self._long))]
             self._long.setdefault(at, {})[directory] = result
@@ -197,7 +198,7 @@ class LiveKnowledge:
 
     def _turn(self) -> None:
         self._old, self._new = self._new, {}
-        self._turned = time.monotonic()
+        self._turned = clock.now()
 
     def loop_seen(self, local: str, domain: str, first: float) -> None:
         """Remember when an address first came back."""
@@ -216,7 +217,7 @@ class LiveKnowledge:
 
     def expire(self) -> None:
         """Drop what has ended, in no time: called each second, so that the maps are empty in quiet times."""
-        now = time.monotonic()
+        now = clock.now()
         if (self._new or self._old) and now - self._turned > _TURN:
             self._turn()
         while self._long:
@@ -236,7 +237,7 @@ class LiveKnowledge:
         return None
 
     def _counts(self, directory: str, result: Live) -> bool:
-        if result.end <= time.monotonic():
+        if result.end <= clock.now():
             return False
         age = self.ages.get(directory)
         # what was read after that question is newer than its answer, and stands in the index

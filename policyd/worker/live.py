@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from policyd import log
-from policyd.link import Live
+from policyd.link import Live, not_asked
 from policyd.worker.knowledge import Triple
 from policyd.worker.pace import INTERVAL, TURN, Pace
 from transport.config.settings import Settings
@@ -201,7 +201,7 @@ class LiveLink:
             return
         self._unlist(pending)
         for triple in pending.needs:
-            pending.overlay[triple] = Live(None, now, now)
+            pending.overlay[triple] = not_asked()
         pending.needs = set()
         if pending.loop is not None:
             pending.loop = None

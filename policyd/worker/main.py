@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from policyd import log
-from policyd.link import Live, LoopChannel, Message, Told
+from policyd.link import LoopChannel, Message, Told, not_asked
 from policyd.loop import new_event_loop
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -267,12 +267,11 @@ class Worker:
     def _answered(self, answers: list[Told]) -> None:
         """Live answers. By other settings than ours the same name may be another directory: then they say nothing."""
         ours = self.keeper_settings == self.settings.digest
-        now = time.monotonic()
         for directory, local, domain, result in answers:
             triple = (directory, local, domain)
             if ours:
                 self.knowledge.learn(triple, result)
-            self.live.answer(triple, result if ours else Live(None, now, now))
+            self.live.answer(triple, result if ours else not_asked())
 
     # --- the supervisor ---------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from policyd import log, notify, sockets
+from policyd import clock, log, notify, sockets
 from policyd.children import Child
 from policyd.keeper import changes, files
 from policyd.keeper.circuit import FIRST_PROBE, LAST_PROBE, Circuit
@@ -243,7 +243,7 @@ def _knowledge(tmp_path: Path, fresh_for: float = 5.0) -> LiveKnowledge:
 def test_live_answers_count_until_their_end(tmp_path: Path) -> None:
     """A live yes is a row and a live no is believed until its end, or until a reading that began later."""
     knowledge = _knowledge(tmp_path)
-    now = time.monotonic()
+    now = clock.now()
     bob = Record("bob", "example.com")
     knowledge.learn(("here", "bob", "example.com"), Live((bob,), now, now + 60))
     knowledge.learn(("here", "eve", "example.com"), Live((), now, now + 60))

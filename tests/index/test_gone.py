@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from policyd import clock
 from policyd.link import Age
 from policyd.worker import knowledge as knowing
 from policyd.worker.knowledge import LiveKnowledge
@@ -35,7 +35,7 @@ class Held:
         """What the keeper tells after it has read directories."""
         self.knowledge.mark = self.world.writer.mark
         self.knowledge.renew(at_once=True)
-        now = time.monotonic()
+        now = clock.now()
         self.knowledge.ages = self.knowledge.ages | {name: Age(now, now) for name in names or ("here", "there")}
 
     def listed(self, local: str) -> bool:
@@ -109,7 +109,7 @@ def test_a_reading_that_came_after_the_loss_does_not_make_a_no_fresh(held: Held)
     """The age of the snapshot's own reading is what counts, not the age of one that it does not hold."""
     held.world.change("here", fresh_for=5.0)
     held.knowledge.settings = held.world.settings
-    held.knowledge.ages = {"here": Age(time.monotonic() - 60), "there": Age(None)}
+    held.knowledge.ages = {"here": Age(clock.now() - 60), "there": Age(None)}
     held.go(delete)
     held.read_now("here")
     assert held.no("here") is None

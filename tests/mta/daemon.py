@@ -25,6 +25,7 @@ class Splitmx:
 
     def __init__(self, text: str, folder: Path | None = None, **environment: str) -> None:
         self.environment = os.environ | environment
+        self.command = COMMAND
         self.folder = folder or new_folder("splitmx")
         self.config = self.folder / "splitmx.toml"
         self.log = self.folder / "splitmx.log"
@@ -45,7 +46,7 @@ class Splitmx:
             ready.bind(str(notify))
             ready.settimeout(0.1)
             self.process = subprocess.Popen(
-                [*COMMAND, "--config", str(self.config), "serve", *AS_ROOT], stdout=log, stderr=log,
+                [*self.command, "--config", str(self.config), "serve", *AS_ROOT], stdout=log, stderr=log,
                 env=self.environment | {"NOTIFY_SOCKET": str(notify)}, start_new_session=True,
             )  # fmt: skip
             wait_for(lambda: self._is_ready(ready), seconds, self.tail)
@@ -67,7 +68,7 @@ class Splitmx:
     def run(self, *words: str, check: bool = False, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A `splitmx` command with this configuration."""
         done = subprocess.run(
-            [*COMMAND, "--config", str(self.config), *words],
+            [*self.command, "--config", str(self.config), *words],
             capture_output=True,
             text=True,
             timeout=timeout,

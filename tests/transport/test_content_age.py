@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from policyd import clock
 from policyd.link import Age
 from policyd.worker.knowledge import LiveKnowledge
 from transport.config.load import load_text
@@ -49,5 +50,5 @@ def test_content_from_the_future_is_not_young(tmp_path: Path, max_age: str, age:
     assert offline.no("there", "example.com", "eve") is believed
     knowledge = LiveKnowledge(settings, tmp_path)
     knowledge.reader.loaded = lambda directory: True  # type: ignore[method-assign]
-    knowledge.ages = {"there": Age(time.monotonic(), now - age)}
+    knowledge.ages = {"there": Age(clock.now(), now - age)}
     assert knowledge.no("there", "example.com", "eve") is believed
