@@ -20,6 +20,8 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2)
 _QUIET = 10.0  # seconds that a child has to live for its predecessors' deaths to be forgotten
 _START = 10.0  # seconds until the first heartbeat
 
+_UNENDING = 2.0  # seconds after SIGKILL from which a process waits for something that does not come
+
 _LOOK = 0.5  # seconds over which the CPU time of a silent process is watched
 
 try:
@@ -37,7 +39,7 @@ class Child:
         self.started = time.monotonic()
         self.beat = self.started
         self.ready = False
-        self.killed = False
+        self.killed: float | None = None  # CLOCK_MONOTONIC of the first SIGKILL
         self._looked: tuple[float, float] | None = None  # CLOCK_MONOTONIC and CPU seconds, once it was silent
 
     def silent(self, now: float, patience: float) -> bool:
@@ -66,11 +68,23 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL: reaches a stopped process too."""
-        self.killed = True
+        self.killed = self.killed or time.monotonic()
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def unending(self, now: float) -> bool:
+        """Whether SIGKILL does not end it: it waits uninterruptibly, for a disk perhaps (proc(5), state D)."""
+        return self.killed is not None and now - self.killed > _UNENDING
+
+    def ended(self) -> int | None:
+        """Its wait status (waitpid(2)) once it has ended."""
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return 0
+        return status if pid else None
 
 
 def _running(pid: int) -> tuple[bool, float]:
@@ -90,6 +104,7 @@ class Slot:
         self.patience = patience  # seconds of silence
         self.slowest = slowest  # seconds between two starts at most
         self.child: Child | None = None
+        self.lost: Child | None = None  # was killed, does not end, and is replaced; one, lest they heap up
         self.deaths = 0  # in a row
         self.restarts = 0
         self.next_start = 0.0
@@ -97,6 +112,11 @@ class Slot:
     def started(self, child: Child) -> None:
         """A child was forked for this place."""
         self.child = child
+
+    def lose(self, now: float) -> None:
+        """It was killed and does not end: let another one take its place."""
+        self.lost = self.child
+        self.gone(now)
 
     def gone(self, now: float) -> None:
         """It died, or could not be forked: decide when the next one starts."""

@@ -119,7 +119,7 @@ class Supervisor:
         if self.loader is not None:
             self._on_loaded()  # looks at the time limit too
         for slot in self.slots:
-            if slot.child is not None and not slot.child.killed and slot.child.hangs(now, slot.patience):
+            if slot.child is not None and slot.child.killed is None and slot.child.hangs(now, slot.patience):
                 log.say(log.WARNING, "process is silent and is killed", process=slot.name, pid=slot.child.pid,
                         seconds=f"{now - slot.child.beat:.1f}")  # fmt: skip
                 slot.child.kill()
@@ -282,15 +282,24 @@ class Supervisor:
             log.limited(log.ERROR, "tell", "out of descriptors: raise LimitNOFILE=", process=slot.name,
                         error=error.strerror)  # fmt: skip
 
+    def _lose(self, slot: Slot, child: Child, now: float) -> None:
+        """A killed process does not end: who asks would wait for it. What it holds is free when it has ended."""
+        log.say(log.ERROR, "process was killed and does not end, it is replaced: look at the disk it waits for",
+                process=slot.name, pid=child.pid)  # fmt: skip
+        self._unlink(child)
+        child.channel.close()
+        slot.lose(now)
+
     def _reap(self, slot: Slot, now: float) -> None:
+        if slot.lost is not None and slot.lost.ended() is not None:
+            slot.lost = None
         child = slot.child
         if child is None:
             return
-        try:
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-        except ChildProcessError:
-            pid, status = child.pid, 0
-        if pid == 0:
+        status = child.ended()
+        if status is None:
+            if child.unending(now) and slot.lost is None:
+                self._lose(slot, child, now)
             return
         self._unlink(child)
         child.channel.close()
@@ -396,6 +405,9 @@ class Supervisor:
             self._tell(self.keeper, ("stop",))
         if self.keeper.child is not None and (late > _STOP_ALL or (not alive and late > _STOP_WORKERS)):
             self.keeper.child.kill()
+        if late > _STOP_ALL + 1.0:
+            log.say(log.WARNING, "stopped without processes that do not end")
+            return True
         return not alive and self.keeper.child is None
 
     def _status(self) -> str:
@@ -409,7 +421,7 @@ class Supervisor:
             return
         self.last_watchdog = now
         beats = [slot.child.beat for slot in self.workers if slot.child is not None]
-        if beats and now - min(beats) < 10.0:
+        if beats and now - max(beats) < 10.0:  # one that hangs is replaced: no reason to end those that answer
             notify.notify("WATCHDOG=1")
         if self.said_ready and self.loader is None:
             alive = len(beats) == len(self.workers) and self.keeper.child is not None
