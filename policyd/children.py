@@ -24,6 +24,9 @@ _UNENDING = 2.0  # seconds after SIGKILL from which a process waits for somethin
 
 _LOOK = 0.5  # seconds over which the CPU time of a silent process is watched
 
+MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
+"""Signals that would end a process and that we have no use for: `logrotate` likes to send SIGUSR1."""
+
 try:
     _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl
 except (OSError, AttributeError):
@@ -149,7 +152,7 @@ def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], N
     code = 70
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *MEANINGLESS):
             signal.signal(number, signal.SIG_IGN)  # the supervisor tells us
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         belong(parent, name)

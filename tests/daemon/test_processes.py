@@ -187,6 +187,18 @@ def _zombie(pid: int) -> bool:
         return True
 
 
+def test_signals_without_a_meaning_end_nobody(site: Site) -> None:
+    """SIGUSR1, as a logrotate script sends it, and its like neither end the daemon nor a process of it."""
+    before = sorted(site.splitmx.processes())
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        for pid in (*site.pids("worker"), *site.pids("keeper"), site.splitmx.pid):
+            os.kill(pid, number)
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    site.splitmx.reload()
+    wait_for(lambda: "configuration taken" in site.log(), 20, site.splitmx.tail)
+    assert sorted(site.splitmx.processes()) == before
+
+
 def test_hung_supervisor_resumes_without_killing_anybody(site: Site) -> None:
     """A machine that was suspended must not look like hung workers when it wakes up."""
     assert site.splitmx.process is not None
