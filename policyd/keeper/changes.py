@@ -3,7 +3,7 @@
 
 `state`/changes.jsonl: one line a start or reload that brought another text: time (unix), by ("start", "reload"),
 digest, config, differs (lines `key: old -> new`). `state`/settings/current.toml and previous.toml: the texts, readable
-by us alone. Secrets are never in the log: a value under `url` loses its password, others that may be secret are "***".
+by us alone. Secrets are never in the log: a value under `url` loses its passwords, others that may be secret are "***".
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from policyd.keeper import files
 from transport.config.settings import Settings
 
 _LINES = 1000
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@]*@")  # with blanks too: SQLAlchemy takes them
+_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*)=[^&]*", re.IGNORECASE)
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 
 
@@ -109,8 +110,15 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def _open(value: Any) -> Any:
+    """The value without the passwords of URLs."""
+    if isinstance(value, list):
+        return [_open(one) for one in value]
+    return _PARAMETER.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", value)) if isinstance(value, str) else value
+
+
 def _shown(key: str, value: Any) -> str:
     if _SECRET.search(key.rpartition(".")[2]) and not key.endswith("_file"):
         return "***"
-    text = _PASSWORD.sub(r"\1:***@", json.dumps(value, default=str))
+    text = json.dumps(_open(value), default=str)
     return text if len(text) <= 200 else text[:197] + "..."

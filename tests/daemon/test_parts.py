@@ -101,6 +101,24 @@ def test_change_log_tells_differences_without_secrets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "postgresql+psycopg:///db?user=u&password=s3cret&host=h",
+            "postgresql+psycopg:///db?user=u&password=***&host=h",
+        ),
+        ("mysql+pymysql://u@h/db?PASSWD=s3cret", "mysql+pymysql://u@h/db?PASSWD=***"),
+        ("postgresql+psycopg://u@h/db?sslpassword=s3cret", "postgresql+psycopg://u@h/db?sslpassword=***"),
+        ("postgresql+psycopg://u:my s3cret@h/db", "postgresql+psycopg://u:***@h/db"),
+        ('postgresql+psycopg://u:"s3cret@h/db', "postgresql+psycopg://u:***@h/db"),
+    ],
+)
+def test_no_password_of_a_url_in_the_change_log(url: str, shown: str) -> None:
+    """Wherever a driver lets a password stand in a URL, `rollback` and the change log do not show it."""
+    assert changes.differences("", f"[directories.here]\nurl = '{url}'\n") == [f'directories.here.url: + "{shown}"']
+
+
 def test_restart_is_needed_for_listeners_workers_and_state() -> None:
     """Exactly these keys of [daemon] cannot change in a running daemon."""
     old = Daemon()
