@@ -173,7 +173,8 @@ class LiveKnowledge:
     def loop_first_seen(self, local: str, domain: str) -> float | None:
         """When this listed address first came back, as the keeper remembers: for a day."""
         first = self.loops.get((local, domain))
-        return first if first is not None and 0 <= time.time() - first < _DAY else None
+        age = clock.now() - first if first is not None else _DAY
+        return time.time() - age if 0 <= age < _DAY else None
 
     # --- what the keeper tells --------------------------------------------------------------------------------
 

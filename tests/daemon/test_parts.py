@@ -209,7 +209,7 @@ def test_loops_are_remembered_for_a_day(tmp_path: Path) -> None:
     assert loops.news() == ""
     again = Loops(tmp_path)
     assert abs(again.first("ann", "example.com") - first) < 0.2
-    again.seen["ann", "example.com"] = time.time() - 90_000
+    again.seen["ann", "example.com"] = clock.now() - 90_000
     assert again.first("ann", "example.com") > first - 1
 
 
