@@ -63,6 +63,7 @@ class Saver:
         """Write this text as soon as the one before is written."""
         self._text = text
         if self._task is None or self._task.done():
+            self._began = time.monotonic()  # not the last write's, until the task runs
             self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._began and time.monotonic() - self._began > _SLOW:
             log.limited(log.WARNING, f"slow {self.path.name}", "the disk does not answer, a state file is not written: "

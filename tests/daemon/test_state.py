@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from policyd import log
 from policyd.keeper import index as index_care
 from policyd.keeper import static
 from policyd.keeper.files import Saver
@@ -99,6 +100,26 @@ def test_a_text_that_the_disk_refused_is_written_later(tmp_path: Path, monkeypat
 
     asyncio.run(life())
     assert path.read_text() == "new"
+
+
+def test_a_later_write_is_no_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written long after the last write is not said to wait for the disk."""
+    said: list[str] = []
+    monkeypatch.setattr(log, "limited", lambda level, kind, *_, **__: said.append(kind))
+
+    async def life() -> None:
+        saver = Saver(tmp_path / "notes")
+        saver.save("one")
+        await saver.finish(10)
+        saver._began -= 60  # a minute later
+        saver.save("two")
+        saver.again()
+        assert not saver.unwritten
+        await saver.finish(10)
+
+    asyncio.run(life())
+    assert said == []
+    assert (tmp_path / "notes").read_text() == "two"
 
 
 def test_observed_decisions_are_counted_one_way_or_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
