@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import CONFIGURATION, Site
-from tests.mta import daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root becomes the daemon's user")
 
 
 @pytest.fixture
-def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(folder: Path) -> Site:
     """A site whose state directory is nobody's, as the daemon's is its user's."""
     found = Site(folder)
     text = CONFIGURATION.format(folder=folder).replace("cloud.example.org", "127.0.0.9")
@@ -26,7 +25,7 @@ def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     found.people(["ann@example.com", "postmaster@example.com", "eve@watched.example", "postmaster@watched.example"])
     # a Python below /root cannot be read by nobody: what the command imports later is there already
     code = "import transport.directories.sql, sqlalchemy.dialects.sqlite; from policyd.cli import main; main()"
-    monkeypatch.setattr(daemon, "COMMAND", [sys.executable, "-I", "-c", code])
+    found.daemon.command = [sys.executable, "-I", "-c", code]
     (folder / "state").mkdir()
     shutil.chown(folder / "state", "nobody")
     folder.chmod(0o711)
