@@ -17,6 +17,7 @@ Worker to keeper:
 Keeper to worker:
     ("settings", digest)                        those by which everything is answered from now on
     ("answers", [(directory, local, domain, Live), …])
+    ("told", [answer, …])                       live answers of `flush` that a worker which began later has to know
     ("ages", {directory: Age}, mark)            each second and after each change: renew the snapshot first;
                                                 mark: (instance, generation) of the index, None while there is none
     ("nudge",)                                  the index has changed

@@ -324,7 +324,8 @@ class Keeper:
         link.settings(self.settings.digest)
         link.channel.send(("peers", self.peers.networks()))
         link.channel.send(("ages", self.ages(), self.index.mark))
-        link.channel.send(("answers", self.answers.knowledge.lasting()))
+        if told := self.answers.knowledge.lasting():
+            link.channel.send(("told", told))
 
     def _from_worker(self, link: WorkerLink, message: Message) -> None:
         match message:

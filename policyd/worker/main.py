@@ -241,6 +241,9 @@ class Worker:
         match message:
             case ("answers", answers):
                 self._answered(answers)
+            case ("told", answers):
+                self._answered(answers)
+                self._forget()  # what was answered before they came rests on the index alone
             case ("settings", digest):
                 self.keeper_settings = digest
             case ("ages", ages, mark):
