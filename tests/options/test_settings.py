@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,11 @@ def test_row_36_59_change_log(site: Site) -> None:
     site.configure('unknown = "reject"\npostmaster', 'unknown = "relay"\npostmaster')
     wait_for(lambda: site.query("relay_recipients", "zed@example.com") == "RELAY", 20, site.tails)
 
-    entries = json.loads(site.splitmx.run("rollback", "--log", "--json").stdout)
+    def logged() -> list[Any]:  # a thread of the keeper writes it
+        entries: list[Any] = json.loads(site.splitmx.run("rollback", "--log", "--json").stdout)
+        return entries if len(entries) > 1 else []
 
+    entries = wait_for(logged, 20, site.tails)
     assert [entry["by"] for entry in entries] == ["start", "reload"]
     assert entries[-1]["differs"] == ['domains."example.com".unknown: "reject" -> "relay"']
     assert entries[-1]["time"] > 1_700_000_000
