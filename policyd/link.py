@@ -22,7 +22,7 @@ Keeper to worker:
                                                 mark: (instance, generation) of the index, None while there is none
     ("nudge",)                                  the index has changed
     ("peers", {destination: (network, …)})      resolved `spf:` names
-    ("loop", local, domain, first)              unix time
+    ("loop", local, domain, first)              `policyd.clock`
     ("flush", local or None, domain or None, [answer, …])
                                                 forget what was learned live, and learn these answers
 """

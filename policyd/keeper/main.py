@@ -42,6 +42,7 @@ _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
 _NOTING = 5.0  # seconds that a reload waits for the change log
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
 class Keeper:
@@ -277,8 +278,9 @@ class Keeper:
                             "--accept takes them", directory=name, held=report.held,
                             why="; ".join(sorted({one.why for one in report.held_changes}))[:300])  # fmt: skip
         else:
-            # by its text: who mends one fault and reloads is to see the next one
-            log.limited(log.WARNING, f"sync {name} {report.error}", "directory was not read", directory=name,
+            # by its text: who mends one fault and reloads is to see the next one; another age or count is none
+            kind = report.error.translate(_NO_DIGITS)
+            log.limited(log.WARNING, f"sync {name} {kind}", "directory was not read", directory=name,
                         error=report.error, hint=report.hint)  # fmt: skip
             if report.broken and sync.instance == sync.writer.instance:  # else it was rebuilt meanwhile
                 self._task(self.index.rebuild(report.error, self.settings))

@@ -118,7 +118,15 @@ class LiveKnowledge:
         merged = [row for row in rows if row.directory not in live]
         for directory, result in live.items():
             merged.extend(
-                Row(directory, *record[2:5], len(record.targets), live=True, beside=result.beside)
+                Row(
+                    directory,
+                    record.kind,
+                    record.active,
+                    record.location,
+                    len(record.targets),
+                    live=True,
+                    beside=result.beside,
+                )
                 for record in result.records or ()
             )
         return merged

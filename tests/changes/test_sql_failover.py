@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+from sqlalchemy import text
 
 from tests.changes.directories import HERE, THERE, config
 from tests.daemon.site import Site
 from tests.mta.waiting import wait_for
 from tests.servers import Postgres
 from tests.servers import postgres as _postgres
+from transport.config.settings import SqlOptions
+from transport.directories.sql_servers import Servers, behind
 
 Sites = Callable[..., Site]
 
@@ -28,8 +31,8 @@ def servers() -> Iterator[Callable[..., Postgres]]:
         pytest.skip("postgres is not installed")
     with ExitStack() as stack:
 
-        def make(*words: object, **more: str) -> Postgres:
-            return stack.enter_context(closing(Postgres(*words, **more)))  # type: ignore[arg-type]
+        def make(standby_of: Postgres | None = None, delay: str = "0") -> Postgres:
+            return stack.enter_context(closing(Postgres(standby_of, delay)))
 
         yield make
 
@@ -147,3 +150,16 @@ def test_the_first_host_is_a_black_hole(sites: Sites, servers: Callable[..., Pos
         site.answers("stranger@example.org", THERE[1], 60)
         add(primary, "new")
         site.answers("new@example.org", HERE[1], 60)
+
+
+def test_a_standby_that_cannot_say_how_far_it_is(servers: Callable[..., Postgres]) -> None:
+    """Its connection ends while it is asked: that is no word for its "no"."""
+    standby = servers(primary_of(servers))
+    wait_for(lambda: standby.sql("SELECT count(*) FROM pg_stat_wal_receiver").strip() == "1", 30)
+    url = f"postgresql+psycopg://postgres@{standby.host}:{standby.port}/postgres"
+    connection = Servers(SqlOptions(url, QUERY)).connect(live=True)
+    with closing(connection):
+        assert behind(connection) == ""
+        number = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+        standby.sql(f"SELECT pg_terminate_backend({number})")
+        assert "did not say" in behind(connection)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import Postgres
 from transport.config.settings import Directory, SqlOptions
-from transport.directories.base import DirectoryError
+from transport.directories.base import Changes, DirectoryError
 from transport.directories.sql import SqlSource
 from transport.directories.sql_listen import Listener
 from transport.record import Record
@@ -27,6 +27,22 @@ def sources() -> Iterator[list[SqlSource]]:
     yield made
     for source in made:
         source.close()
+
+
+def suspend_eve(postgres: Postgres, database: str, stamp: str) -> None:
+    postgres.sql(f"UPDATE r SET active = 0, stamp = {stamp} WHERE address LIKE 'eve%'", database)
+
+
+def follows(source: SqlSource, suspend: Callable[[], None]) -> Changes:
+    """Three rows are listed, the odd stamp is noted as one in the future, and the suspension of eve is a change."""
+    listing = source.list()
+    assert len(list(listing.records)) == 3
+    assert [what for what, why in listing.skipped.first if "future" in why] == ["stamp"]
+    suspend()
+    changes = source.changes(listing.cookie, 100)
+    assert not changes.full_needed, changes.why
+    assert ("eve", False) in [(record.local, record.active) for _, (record,) in changes.upserts]
+    return changes
 
 
 @pytest.mark.parametrize(
@@ -66,13 +82,7 @@ def test_a_watermark_of_infinity_is_one_in_the_future(
     postgres.sql(f"INSERT INTO r (address, stamp) VALUES {rows}", "infinity")
     source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
     sources.append(source)
-    listing = source.list()
-    assert len(list(listing.records)) == 3
-    assert [what for what, why in listing.skipped.first if "future" in why] == ["stamp"]
-    postgres.sql("UPDATE r SET active = 0, stamp = '2026-02-01' WHERE address LIKE 'eve%'", "infinity")
-    changes = source.changes(listing.cookie, 100)
-    assert not changes.full_needed, changes.why
-    assert ("eve", False) in [(record.local, record.active) for _, (record,) in changes.upserts]
+    follows(source, lambda: suspend_eve(postgres, "infinity", "'2026-02-01'"))
     postgres.sql("UPDATE r SET stamp = '-infinity'", "infinity")
     listing = source.list()
     assert (len(list(listing.records)), listing.cookie) == (3, b"")
@@ -193,13 +203,7 @@ def test_a_watermark_that_is_no_number(postgres: Postgres, sources: list[SqlSour
     postgres.sql(f"INSERT INTO r (address, stamp) VALUES {rows}", "nan")
     source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
     sources.append(source)
-    listing = source.list()
-    assert len(list(listing.records)) == 3
-    assert [what for what, why in listing.skipped.first if "future" in why] == ["stamp"]
-    postgres.sql("UPDATE r SET active = 0, stamp = 1700000100 WHERE address LIKE 'eve%'", "nan")
-    changes = source.changes(listing.cookie, 100)
-    assert not changes.full_needed, changes.why
-    assert ("eve", False) in [(record.local, record.active) for _, (record,) in changes.upserts]
+    changes = follows(source, lambda: suspend_eve(postgres, "nan", "1700000100"))
     assert b"1700000100" in changes.cookie
 
 

@@ -109,7 +109,9 @@ class SqlSource:
         try:
             raw: Any = connection.connection.dbapi_connection
             listing.server = server_of(connection)
-            if why := behind(connection):
+            with Guard(BULK, lambda: end_call(raw)):
+                why = behind(connection)
+            if why:
                 raise DirectoryError(why, _STANDBY)
             if lenient and isinstance(raw, sqlite3.Connection):
                 raw.text_factory = lenient_text

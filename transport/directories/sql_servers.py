@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NotSupportedError, ProgrammingError, SQLAlchemyError
 
 from transport.config.settings import SqlOptions
 from transport.directories.base import DirectoryError
@@ -207,8 +207,12 @@ def behind(connection: Connection) -> str:
     known = getattr(getattr(raw, "info", None), "parameter_status", lambda _: None)("in_hot_standby")
     if known == "off":  # PostgreSQL 14 and later say it by themselves, a promotion too
         return ""
+    if connection.info.get("primary"):  # a primary becomes a standby by a restart only, which ends the connection
+        return ""
     try:
         standby, mark, age, told = connection.execute(text(_STANDBY)).one()
+        if not standby:
+            connection.info["primary"] = True
         if not standby or mark is None:
             return ""
         if not told:
@@ -216,8 +220,10 @@ def behind(connection: Connection) -> str:
         if age is None or float(age) < _BEHIND or _reaches(connection, str(mark)):
             return ""
         return f"the server is a standby and {float(age):.0f} s behind its primary"
+    except (NotSupportedError, ProgrammingError):
+        return ""  # it has no such functions: it can never tell
     except SQLAlchemyError:
-        return ""  # it cannot tell
+        return "the server is a standby that did not say how far it is"  # cancelled by the replay, perhaps
     finally:
         if not raw.autocommit:
             connection.rollback()
