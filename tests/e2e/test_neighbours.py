@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import smtplib
 
+import pytest
+
 from tests.e2e.site import Cleaned, Site
 from tests.e2e.test_filter import with_filter
 from tests.mta.places import new_address
@@ -45,6 +47,27 @@ def test_a_store_by_the_service_of_all_mail(cleaned: Cleaned) -> None:
 
     assert done.returncode == 1
     assert "PROBLEM: smtp_fallback_relay = [192.0.2.1] would get what the store smtp:[192.0.2.2]" in done.stdout
+
+
+@pytest.mark.parametrize("key", ["example.com", ".com", "*"])
+def test_the_sites_own_route_of_a_domain(cleaned: Cleaned, key: str) -> None:
+    """Who is here keeps the route that the site's own transport table has for the domain: a problem until it is named
+    as local_transport, which then is where the mail arrives."""
+    site = Site(cleaned, domain={"local_transport": '""'})
+    own = site.mta.file("transport", f"{key} {site.store.transport}\n", type="lmdb")
+    site.mta.set(transport_maps=f"lmdb:{own}", virtual_mailbox_domains="example.com", virtual_transport="error:no")
+    shown = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+    assert shown.returncode == 1
+    assert f"PROBLEM: lmdb:{own} routes example.com ({key}) by {site.store.transport}" in shown.stdout
+    site.text = site.text.replace('local_transport = ""', f'local_transport = "{site.store.transport}"')
+    site.splitmx.write(site.text)
+    if key != "*":
+        return
+    site.install()
+
+    sent = site.send("ann@example.com", "bob@example.com")
+
+    site.arrives(sent, here=["ann@example.com"], there=["bob@example.com"])
 
 
 def test_customers_keep_etrn(cleaned: Cleaned) -> None:

@@ -217,7 +217,7 @@ def test_maps_in_the_sites_own_folder(cleaned: Cleaned) -> None:
     """With our maps in Postfix's own folder the site's entries from there stay, and its domain keeps its class."""
     site = Site(cleaned, deploy="both", domain={"local_transport": '""'})
     site.maps = site.mta.config
-    own = site.mta.file("own", "example.com x\n")
+    own = site.mta.file("own", "example.com virtual\n")
     site.mta.set(transport_maps=f"texthash:{own}", virtual_mailbox_domains=f"texthash:{own}")
 
     _, plan = planned(site)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.site import Cleaned, Site
+from tests.e2e.site import PEOPLE, Cleaned, Site
 from tests.mta.waiting import wait_for
 
 
@@ -81,3 +81,18 @@ def test_cases_55_56_null_sender(cleaned: Cleaned, sender: str) -> None:
     assert sent.codes == {"bob@example.com": 250, "zed@example.com": 550}
     (mail,) = site.secondary.wait(sent.subject, "bob@example.com")
     assert mail.sender == sender
+
+
+def test_files_alone_put_off_who_cannot_be_decided(cleaned: Cleaned) -> None:
+    """Deployed static, somebody listed at a place that nobody knows, and a group with such a member, are put off (450,
+    and in the queue for local senders), as live; only strangers are refused."""
+    lost = ("odd@example.com", "mailbox", "", "mars", 1)
+    team = ("team@example.com", "group", "ann@example.com odd@example.com", None, 1)
+    site = Site(cleaned, deploy="static", people=(*PEOPLE, lost, team)).install()
+
+    sent = site.send("odd@example.com", "Odd+x@example.com", "team@example.com", "zed@example.com", "ann@example.com")
+
+    assert list(sent.codes.values()) == [450, 450, 450, 550, 250]
+    site.arrives(sent, here=["ann@example.com"])
+    site.mta.sendmail("me@away.test", ["odd@example.com"])
+    wait_for(lambda: "4.3.0" in str(site.mta.delayed()) or "do not say" in str(site.mta.delayed()), 20, site.tails)

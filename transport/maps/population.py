@@ -33,6 +33,9 @@ MAPS = ("transport", "relay_recipients", "virtual_alias", "recipient_bcc")
 MAX_KEY = 500
 """Octets of a key: LMDB takes 511, its closing NUL included."""
 
+# smtpd(8) answers 450 for a route to retry(8) (smtpd_check.c, check_rcpt_maps), the queue manager defers
+_PUT_OFF = "retry:4.3.0 Temporary internal error: the directories do not say where this mailbox is"
+
 _FIRST = 20  # examples kept of what was left out
 
 
@@ -241,6 +244,8 @@ class Population:
         if shape.trouble:
             self.survey.leave_out(f"{locals_[0]}@{domain.name}", shape.trouble)
             self.survey.left_out[shape.trouble] += len(locals_) - 1
+            for local in locals_:
+                self._put_off(sinks, [f"{local}@{key}" for key in keys])
             return
         number = len(locals_)
         for key in keys:
@@ -265,6 +270,7 @@ class Population:
             if decision.listed or self._has_rows(domain, local):
                 self.survey.note(decision)
                 self.survey.leave_out(text, decision.reason)
+                self._put_off(sinks, [external(local, key) for key in keys])
             return
         if decision.verdict is Verdict.PASS or not (decision.listed or decision.here):
             return
@@ -282,6 +288,13 @@ class Population:
                 self._follow(virtual_alias.members(answer.value), sinks)
             elif name == "recipient_bcc":  # in internal form
                 self._follow((external(*answer.value.rsplit("@", 1)),), sinks)
+
+    def _put_off(self, sinks: Mapping[str, Sink], keys: Sequence[str]) -> None:
+        """Somebody is listed, and nothing could be decided: without a live map behind the files a missing line would
+        be "user unknown"."""
+        for key in keys if self._alone else ():
+            if not key.startswith("#") and len(key.encode()) <= MAX_KEY:
+                self._line(sinks, "transport", key, _PUT_OFF)
 
     def _has_rows(self, domain: Domain, local: str) -> bool:
         source = self._source(domain).name

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from transport.config.settings import Destination, Unknown
+from transport.maps import transport as transport_map
 from transport.maps.build import refusals
 from transport.maps.guard import spellings
 from transport.maps.nexthop import host_hop, next_hop
 from transport.mta.postfix import Service, split_list
-from transport.mta.postfix_parts import RELAY, Master, Override
+from transport.mta.postfix_parts import LOCAL, RELAY, VIRTUAL, Master, Override
 from transport.names import local_stores
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add(planner: Planner) -> None:
     if not planner.domains:
         return  # observing alone changes nothing but who is asked at RCPT
     alone(planner)
+    kept_routes(planner)
     tls(planner)
     destinations(planner)
     limits(planner)
@@ -47,6 +49,42 @@ def alone(planner: Planner) -> None:
             "[daemon] socketmap is set, so the maps are written to stand before live ones: take it out, or build them "
             "with splitmx build --alone"
         )
+
+
+_CLASS_TRANSPORT = {VIRTUAL: "virtual_transport", LOCAL: "local_transport"}
+_WHOLE_ADDRESSES = ("regexp", "pcre", "static", "socketmap", "tcp")  # transport(5): asked for those alone
+
+
+def kept_routes(planner: Planner) -> None:
+    """A site's own route for a domain, its parent or `*`: `:`, our answer for people here, would end it unasked."""
+    postfix = planner.postfix
+    tables = [
+        table
+        for table in split_list(postfix.full("transport_maps"))
+        if not planner.is_ours(table) and table.removeprefix("proxy:").partition(":")[0] not in _WHOLE_ADDRESSES
+    ]
+    dot = "" if "transport_maps" in split_list(postfix.full("parent_domain_matches_subdomains")) else "."
+    there = {transport_map.relay(planner.settings, name) for name in planner.settings.destinations}
+    for domain in planner.domains:
+        usual = _CLASS_TRANSPORT.get(planner.plan.classes[domain.name], "")
+        if domain.alias_of or domain.local_transport or not usual:
+            continue
+        now = postfix.full(usual).rstrip(":")
+        same = {"", now, *there} | ({"local"} if now.startswith("local:") else set())
+        for name in spellings(domain.name):
+            labels = name.split(".")
+            keys = [name, *(dot + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
+            found = {table: postfix.lookup(table, keys) for table in tables}
+            hit = next(((key, table) for key in keys for table in tables if key in found[table]), None)
+            if hit is None or found[hit[1]][hit[0]].rstrip(":") in same:
+                continue
+            route = found[hit[1]][hit[0]]
+            planner.plan.problems.append(
+                f"{hit[1]} routes {name} ({hit[0]}) by {route}, and people here would get their mail by {usual} = "
+                f'{postfix.full(usual)} instead: set local_transport = "{route}", or what is meant, in '
+                f'[domains."{domain.name}"]'
+            )
+            break
 
 
 def tls(planner: Planner) -> None:
