@@ -207,6 +207,8 @@ class Answerer:
         if decision is None or decision.verdict not in (Verdict.LOCAL, Verdict.RELAY) or decision.findings:
             return
         if name in ("virtual_alias", "recipient_bcc") and outcome.status == OK:
+            if not decision.identity:
+                return  # itself for some in this situation, not for all
             if name == "recipient_bcc" or outcome.value != external(address.local, address.domain):
                 return  # holds the local part in another form
             outcome = Outcome(OK, "", decision=decision)

@@ -167,3 +167,34 @@ def test_delivery_until_ends_by_itself(cleaned: Cleaned) -> None:
     sent = site.send("ann@example.com")
 
     site.arrives(sent, here=["ann@example.com"])
+
+
+@pytest.mark.parametrize("deploy", ["live", "both"])
+def test_a_name_with_the_delimiter_in_it_is_nobody_elses(cleaned: Cleaned, deploy: str) -> None:
+    """With recipient_delimiter = "-" anna-maria, listed by herself, gives no copy of her mail to anna, nor any mail to
+    those for whom anna is an alias, also where `identity` is false."""
+    people = (
+        ("anna@example.com", "mailbox", "", None, 1),
+        ("anna-maria@example.com", "mailbox", "", "cloud", 1),
+        ("anna-off@example.com", "alias", "outside@world.test", None, 1),
+        ("eva@example.com", "alias", "outside@world.test", None, 1),
+        ("eva-maria@example.com", "mailbox", "", "cloud", 1),
+    )
+    site = Site(
+        cleaned,
+        deploy=deploy,
+        people=(*PEOPLE, *people),
+        remote=("bob@example.com", "anna-lena@example.com"),
+        settings={"recipient_delimiter": "-"},
+        daemon={"recipient_delimiter": '"-"'},
+        domain={"delivery": '"dual"', "identity": "false", "locations": '{ cloud = "there" }'},
+    ).install()
+    assert site.check() == []
+
+    hers = [site.send(f"{name}@example.com") for name in ("anna-maria", "anna-lena", "eva-maria")]
+    off, anna = site.send("anna-off@example.com"), site.send("anna-x@example.com")
+
+    for sent in hers:
+        site.arrives(sent, there=list(sent.codes))
+    site.arrives(off, out=["outside@world.test"])
+    site.arrives(anna, here=["anna-x@example.com"], there=["anna-x@example.com"])

@@ -23,6 +23,9 @@ BUILD = "run `splitmx build`, or let the daemon do it with [static]"
 GENTLE = {"enable_original_recipient", "fast_flush_domains", "smtpd_client_event_limit_exceptions"}
 """What may differ without harm to anybody's mail."""
 
+_ONCE = "enable_original_recipient"
+"""With copies it is more: whoever has none, and a delimiter in the name, is a copy to be left out as a duplicate."""
+
 
 def findings(settings: Settings, postfix: Postfix, plan: Plan) -> list[Finding]:
     """Everything that differs from the plan or will hurt, the worst first, each once."""
@@ -47,7 +50,7 @@ def _settings(postfix: Postfix, plan: Plan) -> Iterator[Finding]:
             yield from _list(setting, live)
         elif _same(live, setting.value) or _same(postfix.full(setting.name), setting.value):
             continue
-        elif setting.name in GENTLE:
+        elif setting.name in GENTLE and not (setting.name == _ONCE and plan.setting("recipient_bcc_maps")):
             yield note(
                 f"{setting.name} = {live or '(empty)'}; better {setting.value or '(empty)'}: {setting.why}", SHOW
             )

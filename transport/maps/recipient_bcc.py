@@ -10,14 +10,30 @@ from transport.config.settings import Settings
 from transport.copies import shadow
 from transport.decision import Decision, Verdict
 from transport.maps.answer import NOT_FOUND, OK, Answer, trouble
+from transport.maps.virtual_alias import is_longer
 from transport.names import SHADOW_SUFFIX, shadow_domain
 
 
 def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
-    """The shadow of who is here under dual or all; of an alias its target's; of a group its own."""
+    """The shadow of who is here under dual or all; of an alias its target's; of a group its own.
+
+    "Not found" makes cleanup(8) ask again without the extension: where anna-maria is listed beside anna, that would be
+    anna's copy. So who has no copy and such a name is their own copy, which cleanup(8) leaves out as a duplicate.
+    """
     common = trouble(decision)
     if common is not None:
         return common
+    found = _copy(settings, address, decision)
+    if found.status != OK and is_longer(settings, address, decision) and _copying(settings):
+        return Answer(OK, _internal(external(address.local, address.domain)))
+    return found
+
+
+def _copying(settings: Settings) -> bool:
+    return any(domain.delivery != "split" for domain in settings.domains.values())
+
+
+def _copy(settings: Settings, address: Address, decision: Decision) -> Answer:
     if decision.verdict is Verdict.EXPAND:
         if len(decision.copies) == 1:
             return Answer(OK, _internal(decision.copies[0]))

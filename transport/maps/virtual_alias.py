@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from zlib import crc32
 
-from transport.address import Address, external
+from transport.address import Address, external, forms
 from transport.config.settings import Settings
 from transport.decision import Decision, Verdict
 from transport.maps.answer import NOT_FOUND, OK, TEMP, Answer, trouble
@@ -36,14 +36,22 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
             changed = on_the_wire(settings, address, decision)
             targets = tuple(changed if changed and target == own else target for target in targets)
         return listing(targets, address.local, address.domain)
+    # without an answer cleanup(8) would ask for, and expand, the name before the delimiter, who is somebody else
+    stays = decision.listed and (decision.identity or is_longer(settings, address, decision))
     if decision.verdict is Verdict.RELAY and (decision.copy == "all" or not decision.here):
         changed = on_the_wire(settings, address, decision)
-        if changed or (decision.listed and decision.identity):
+        if changed or stays:
             return Answer(OK, changed or external(address.local, address.domain))
         return NOT_FOUND
-    if decision.verdict is Verdict.UNKNOWN or not (decision.listed and decision.identity):
+    if decision.verdict is Verdict.UNKNOWN or not stays:
         return NOT_FOUND
     return Answer(OK, external(address.local, address.domain))
+
+
+def is_longer(settings: Settings, address: Address, decision: Decision) -> bool:
+    """Whether it is listed as it stands, and MTAs would take it for another address with an extension."""
+    shapes = forms(address.local, settings.daemon.recipient_delimiter)
+    return decision.listed and len(shapes) > 1 and decision.base == address.local
 
 
 def on_the_wire(settings: Settings, address: Address, decision: Decision) -> str:
