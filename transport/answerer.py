@@ -293,7 +293,8 @@ class Answerer:
             address=attributes.get("client_address", ""),
             listener=listener_name(attributes.get("server_address", ""), attributes.get("server_port", "")),
             certs=(attributes.get("ccert_fingerprint", ""), attributes.get("ccert_pubkey_fingerprint", "")),
-            outsider=whose == "outsider",
+            # a site whose permits stand in smtpd_relay_restrictions asks about who is logged in, too
+            outsider=whose == "outsider" and not attributes.get("sasl_username"),
             bounce=not attributes.get("sender", "").strip("<> "),
         )
         outcome = self.judged(address, client, now)

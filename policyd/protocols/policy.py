@@ -83,13 +83,14 @@ class Layout:
     The key holds whole lines with their names: a request in another order makes another key, never a wrong one.
     """
 
-    __slots__ = ("_count", "_pick", "_sender")
+    __slots__ = ("_count", "_pick", "_sender", "_user")
 
     def __init__(self, frame: bytes) -> None:
         """Learn from one complete request that `parse` accepts."""
         where = {line.partition(b"=")[0]: number for number, line in enumerate(frame.split(b"\n"))}
         self._count = frame.count(b"\n") + 1
         self._sender = where.get(b"sender", -1)
+        self._user = where.get(b"sasl_username", -1)
         numbers = [where[name] for name in _DECISIVE if name in where]
         self._pick: Callable[[list[bytes]], tuple[bytes, ...]] = itemgetter(*numbers, -1)  # the last one is empty
 
@@ -101,8 +102,12 @@ class Layout:
         sender = lines[self._sender]
         if not sender.startswith(b"sender="):
             return None
-        # of the sender it only matters whether there is one
-        return b"\n".join(self._pick(lines)) + (b"\n" if len(sender) > 7 else b"")
+        user = lines[self._user] if self._user >= 0 else b""
+        if not user.startswith(b"sasl_username=") if self._user >= 0 else b"sasl_username=" in frame:
+            return None
+        # of the sender, and of who is logged in, it only matters whether there is one
+        marks = (b"\n" if len(sender) > 7 else b"") + (b"\r" if len(user) > 14 else b"")
+        return b"\n".join(self._pick(lines)) + marks
 
 
 def reply(action: str) -> bytes:

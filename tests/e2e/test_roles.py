@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e.site import US, Cleaned, Site
+from tests.mta.auth import DovecotAuth
 from tests.mta.places import new_address
 from tests.mta.recording import certificate
 from tests.mta.waiting import wait_for
@@ -153,6 +154,28 @@ def test_row_2_peer_only(cleaned: Cleaned) -> None:
     assert site.send("ann@example.com").texts["ann@example.com"].startswith("5.7.1")
     assert site.send("ann@example.com", client=peer).codes == {"ann@example.com": 250}
     assert site.send("ann@example.com", client=US).codes == {"ann@example.com": 250}
+
+
+def test_row_2_who_is_logged_in_is_ours(cleaned: Cleaned) -> None:
+    """Row 2: whoever has logged in is no outsider, also where the site has its permit_sasl_authenticated in
+    smtpd_relay_restrictions alone, as Postfix's default has it; the next stranger from the same address is one."""
+    site = Site(
+        cleaned,
+        domain={"role": '"secondary"', "peer_only": "true", "unknown": '"relay"', "outsiders": '"reject"'},
+        destination={"peers": f'["{new_address()}/32"]'},
+        settings={
+            "smtpd_relay_restrictions": "permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination",
+            "smtpd_recipient_restrictions": "permit_mynetworks, reject_unauth_pipelining",
+        },
+    )
+    auth = DovecotAuth(site.folder / "auth")
+    cleaned(auth.stop)
+    site.mta.set(**auth.settings)
+    site.install()
+    names = ["ann@example.com", "bob@example.com", "zed@example.com"]
+
+    for login, code in ((None, 550), (("carl@example.com", "secret"), 250), (None, 550)):
+        assert site.send(*names, login=login, probe=True).codes == dict.fromkeys(names, code)
 
 
 def test_row_82_shared_cloud_proves_nothing(cleaned: Cleaned) -> None:

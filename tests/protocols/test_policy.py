@@ -103,9 +103,23 @@ def test_cache_key() -> None:
     layout = policy.Layout(REQUEST)
     key = layout.key(REQUEST)
     assert key is not None
-    for name in ("instance", "queue_id", "size", "client_port", "helo_name", "client_name", "stress", "sender"):
+    for name in (
+        "instance",
+        "queue_id",
+        "size",
+        "client_port",
+        "helo_name",
+        "client_name",
+        "stress",
+        "sender",
+        "sasl_username",
+    ):
         assert layout.key(changed(name, "other")) == key
-    seen = {key, layout.key(changed("sender", ""))}
+    seen = {key, layout.key(changed("sender", "")), layout.key(changed("sasl_username", ""))}
+    anonymous = REQUEST.replace(b"\nsasl_username=you", b"\nsasl_none=")
+    assert policy.Layout(anonymous).key(anonymous) == layout.key(changed("sasl_username", "")) != key
+    assert policy.Layout(anonymous).key(REQUEST) is None
+    assert layout.key(anonymous) is None
     for name in (
         "recipient",
         "client_address",
@@ -117,7 +131,7 @@ def test_cache_key() -> None:
         "ccert_pubkey_fingerprint",
     ):
         seen.add(layout.key(changed(name, "other")))
-    assert len(seen) == 10
+    assert len(seen) == 11
     assert None not in seen
 
 
