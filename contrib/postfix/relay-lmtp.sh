@@ -21,6 +21,12 @@ query = SELECT '%s' FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.
 END
 
 # names of ours, asked without the daemon
+cat > /etc/postfix/splitmx-others.cf <<'END'
+dbpath = /var/lib/splitmx/maps/domains.sqlite
+query = SELECT 'OK' WHERE NOT EXISTS (SELECT 1 FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name))
+END
+
+# names of ours, asked without the daemon
 cat > /etc/postfix/splitmx-policy.cf <<'END'
 dbpath = /var/lib/splitmx/maps/domains.sqlite
 query = SELECT CASE WHEN EXISTS (SELECT 1 FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name)) THEN 'splitmx' ELSE 'splitmx_observe' END FROM policy WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name) LIMIT 1
@@ -36,7 +42,7 @@ postconf -e 'transport_maps = pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, s
 postconf -e 'virtual_alias_maps = pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:virtual_alias}'
 
 # who may get mail: here, there, aliases and groups alike
-postconf -e 'relay_recipient_maps = pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:relay_recipients}'
+postconf -e 'relay_recipient_maps = pipemap:{sqlite:/etc/postfix/splitmx-domains.cf, socketmap:unix:splitmx/socketmap.sock:relay_recipients}, sqlite:/etc/postfix/splitmx-others.cf'
 
 # only recipients of ours meet the policy service
 postconf -e 'smtpd_restriction_classes = splitmx, splitmx_observe'

@@ -81,6 +81,17 @@ def test_customers_keep_etrn(cleaned: Cleaned) -> None:
     assert not [line for line in site.check() if "fast_flush_domains" in line]
 
 
+def test_a_relay_domain_that_comes_later(cleaned: Cleaned) -> None:
+    """Our recipient map refuses nobody of a domain that the site begins to relay later: it had none, and all were."""
+    site = Site(cleaned).install()
+    site.mta.set(relay_domains=f"{site.mta.get('relay_domains')}, customer.test")
+    site.mta.reload()
+
+    sent = site.send("you@customer.test", "bob@example.com", "zed@example.com")
+
+    assert list(sent.codes.values()) == [250, 250, 550]
+
+
 def test_short_names_meet_the_policy_service(cleaned: Cleaned) -> None:
     """With append_dot_mydomain gone@example is gone@example.com to Postfix, who is suspended: refused as such."""
     site = Site(cleaned, settings={"append_dot_mydomain": "yes", "mydomain": "com", "myorigin": "example"}).install()

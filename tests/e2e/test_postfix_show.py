@@ -250,3 +250,18 @@ def test_files_of_a_deployment_that_ended(cleaned: Cleaned) -> None:
     apply(site, script(plan, found))
     assert before not in site.mta.get("transport_maps")
     assert not has(site, "nobody keeps")
+
+
+def test_blanks_in_the_sites_own_tables(cleaned: Cleaned) -> None:
+    """A table of the site's with blanks in it that would have to go into master.cf is a problem, not half a set-up."""
+    own = "inline:{ a@example.com=x, b@away.test=y }"
+    settings = {"virtual_mailbox_domains": "example.com", "virtual_mailbox_maps": own, "smtp_generic_maps": own}
+    site = Site(cleaned, domain={"local_transport": '""', "delivery": '"dual"'}, settings=settings)
+
+    _, plan = planned(site)
+
+    found = [problem for problem in plan.problems if "master.cf takes no blanks" in problem]
+    assert [problem.split("=")[0] for problem in found] == [
+        f"{site.mta.ip}:25/inet would need -o virtual_mailbox_maps",
+        "dual-there/unix would need -o smtp_generic_maps",
+    ]

@@ -118,8 +118,9 @@ def test_row_82_what_listener_and_certificate_need(cleaned: Cleaned) -> None:
 
 def test_row_14_postscreen(cleaned: Cleaned) -> None:
     """Row 14: where postscreen runs, it passes the other side on without any test."""
-    site = Site(cleaned, destination={"peers": '["127.77.7.0/24"]'})
-    door = f"{site.mta.ip}:25"
+    ip = new_address()
+    door = f"{ip}:25"
+    site = Site(cleaned, ip=ip, destination={"peers": f'["127.77.7.0/24", "listener:{door}"]'})
     site.mta.command("postconf", "-MX", f"{door}/inet")
     for entry in (
         f"{door} inet n - n - 1 postscreen",

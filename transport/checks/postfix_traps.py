@@ -295,7 +295,8 @@ class _Traps:
         """A peer's listener is one of ours, and clients can show a certificate at all."""
         served = {domain.destination for domain in self.domains}
         known = [(d.name, p) for d in self.settings.destinations.values() if d.name in served for p in d.peers]
-        doors = [_door(service.name) for service in self.postfix.receivers]
+        shields = [service for service in self.postfix.services if service.command == "postscreen"]
+        doors = [_door(service.name) for service in (*self.postfix.receivers, *shields)]
         for name, peer in known:
             host, port = _door(peer.value)
             if peer.kind == "listener" and not any(port == p and h in ("", host) for h, p in doors):

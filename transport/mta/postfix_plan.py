@@ -75,6 +75,7 @@ class Planner:
         postfix_policy.policy(self)
         postfix_extras.add(self)
         self.plan.files += self.guard.files
+        self._blanks()
 
     # entries
 
@@ -217,9 +218,11 @@ class Planner:
                 continue
             ours = list(entries)
             own = self.own(name)
-            if not own and self.others(parameter):
-                ours.append(self.guard.others())
-                self.plan.notes.append(f"{name} was empty, so every address of the other domains stays accepted")
+            others = self.others(parameter)
+            if not own and (others or (self.live and parameter == RELAY)):
+                ours.append(self.guard.others())  # there may be others later
+                if others:
+                    self.plan.notes.append(f"{name} was empty, so every address of the other domains stays accepted")
             why = "who may get mail: here, there, aliases and groups alike"
             if parameter == VIRTUAL and self._virtual_delivers():
                 full = split_list(self.postfix.full(name))
@@ -288,6 +291,20 @@ class Planner:
             self.plan.masters.append(Master(f"{name}/unix", entry, 'the copy here of delivery = "all"'))
         if any(d.delivery != "split" and d.enabled == "yes" for d in self.copying()):
             self.add("recipient_bcc_maps", self.entries("recipient_bcc"), "the copy of dual delivery; it never bounces")
+
+    def _blanks(self) -> None:
+        """`postconf -P` takes no value with blanks, and in a `postconf -Me` entry they end it (master(5))."""
+        values = [(o.service, o.name, o.value) for o in self.plan.overrides]
+        for master in self.plan.masters:
+            for word in master.entry.split(" -o ")[1:]:
+                name, _, value = word.partition("=")
+                values.append((master.key, name, value))
+        self.plan.problems += [
+            f"{service} would need -o {name}={value}: master.cf takes no blanks there; write that table without "
+            "blanks, or into a file"
+            for service, name, value in values
+            if value.split() not in ([], [value])
+        ]
 
     def _generic(self, program: str, carrier: Service | None = None) -> str:
         """The real name of a copy, then what the site writes on its way out: generic(5) is asked once, not again."""
