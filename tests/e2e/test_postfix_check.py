@@ -120,6 +120,11 @@ TRAPS: dict[str, tuple[Change, str, dict[str, Any]]] = {
         "behind our entries",
         {},
     ),
+    "duplicates with copies": (
+        put(enable_original_recipient="yes"),
+        "enable_original_recipient",
+        {"domain": {"delivery": '"dual"'}},
+    ),
     "everybody's mail waits with ours": (put(always_bcc="ann@example.com"), "mail of every domain is put off", {}),
     "postmaster gets the bounces": (
         put(biff="no"),

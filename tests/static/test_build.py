@@ -183,6 +183,23 @@ def test_what_cannot_be_decided_has_no_line_and_is_told(setup: Setup) -> None:
     assert report["complete"] is False
 
 
+def test_alone_puts_off_what_cannot_be_decided(setup: Setup) -> None:
+    """Without a live map such a recipient has a route to retry(8), and is neither unknown nor the one whose name stands
+    before a delimiter."""
+    rows = [(name, "mailbox", "", "mars") for name in ("odd@example.com", "odd+own@example.com", '"o d"@example.com')]
+    with sqlite3.connect(setup.folder / "here.db") as database:
+        database.executemany("INSERT INTO recipients VALUES (?, ?, ?, ?, 1)", rows)
+    database.close()
+    setup.configure(live=False, unknown="reject")
+    setup.build(check=False)
+    for name in (row[0] for row in rows):
+        assert setup.look_up("lmdb:transport", name).startswith("retry:4.3.0 ")
+        assert setup.look_up("lmdb:relay_recipients", name) == ""
+    assert setup.look_up("lmdb:virtual_alias", "odd@example.com") == ""
+    for table in ("virtual_alias", "recipient_bcc"):
+        assert setup.look_up(f"lmdb:{table}", "odd+own@example.com") == "odd+own@example.com"
+
+
 def test_shadows_of_quoted_names_are_keys_in_external_form(setup: Setup) -> None:
     """The value of recipient_bcc is in internal form; its line in virtual_alias must not begin with half a name."""
     rows = [

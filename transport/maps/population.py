@@ -245,7 +245,7 @@ class Population:
             self.survey.leave_out(f"{locals_[0]}@{domain.name}", shape.trouble)
             self.survey.left_out[shape.trouble] += len(locals_) - 1
             for local in locals_:
-                self._put_off(sinks, [f"{local}@{key}" for key in keys])
+                self._put_off(sinks, local, keys)
             return
         number = len(locals_)
         for key in keys:
@@ -270,7 +270,7 @@ class Population:
             if decision.listed or self._has_rows(domain, local):
                 self.survey.note(decision)
                 self.survey.leave_out(text, decision.reason)
-                self._put_off(sinks, [external(local, key) for key in keys])
+                self._put_off(sinks, local, keys)
             return
         if decision.verdict is Verdict.PASS or not (decision.listed or decision.here):
             return
@@ -289,12 +289,18 @@ class Population:
             elif name == "recipient_bcc":  # in internal form
                 self._follow((external(*answer.value.rsplit("@", 1)),), sinks)
 
-    def _put_off(self, sinks: Mapping[str, Sink], keys: Sequence[str]) -> None:
+    def _put_off(self, sinks: Mapping[str, Sink], local: str, domains: Sequence[str]) -> None:
         """Somebody is listed, and nothing could be decided: without a live map behind the files a missing line would
-        be "user unknown"."""
-        for key in keys if self._alone else ():
-            if not key.startswith("#") and len(key.encode()) <= MAX_KEY:
-                self._line(sinks, "transport", key, _PUT_OFF)
+        be "user unknown", or the alias and the copies of who bears the name before a delimiter."""
+        longer = len(forms(local, self._settings.daemon.recipient_delimiter)) > 1
+        for domain in domains if self._alone else ():
+            key = external(local, domain)
+            if key.startswith("#") or len(key.encode()) > MAX_KEY:
+                continue
+            self._line(sinks, "transport", key, _PUT_OFF)
+            if longer:
+                self._line(sinks, "virtual_alias", key, key)
+                self._line(sinks, "recipient_bcc", key, f"{local}@{domain}")
 
     def _has_rows(self, domain: Domain, local: str) -> bool:
         source = self._source(domain).name
