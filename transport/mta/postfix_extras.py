@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from transport.address import fold_domain
 from transport.config.settings import Destination, Unknown
 from transport.maps import transport as transport_map
 from transport.maps.build import refusals
@@ -65,26 +66,30 @@ def kept_routes(planner: Planner) -> None:
     ]
     dot = "" if "transport_maps" in split_list(postfix.full("parent_domain_matches_subdomains")) else "."
     there = {transport_map.relay(planner.settings, name) for name in planner.settings.destinations}
+    keys: dict[str, list[str]] = {}
     for domain in planner.domains:
-        usual = _CLASS_TRANSPORT.get(planner.plan.classes[domain.name], "")
-        if domain.alias_of or domain.local_transport or not usual:
+        if planner.plan.classes[domain.name] in _CLASS_TRANSPORT and not (domain.alias_of or domain.local_transport):
+            for name in spellings(domain.name):
+                labels = name.split(".")
+                keys[name] = [name, *(dot + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
+    every = [key for some in keys.values() for key in some]
+    found = {table: postfix.lookup(table, every) for table in tables}  # one postmap a table, however many domains
+    for name, some in keys.items():
+        hit = next(((key, table) for key in some for table in tables if key in found[table]), None)
+        if hit is None:
             continue
-        now = postfix.full(usual).rstrip(":")
+        key, table = hit
+        usual = _CLASS_TRANSPORT[planner.plan.classes[fold_domain(name) or name]]
+        now, route = postfix.full(usual).rstrip(":"), found[table][key]
         same = {"", now, *there} | ({"local"} if now.startswith("local:") else set())
-        for name in spellings(domain.name):
-            labels = name.split(".")
-            keys = [name, *(dot + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
-            found = {table: postfix.lookup(table, keys) for table in tables}
-            hit = next(((key, table) for key in keys for table in tables if key in found[table]), None)
-            if hit is None or found[hit[1]][hit[0]].rstrip(":") in same:
-                continue
-            route = found[hit[1]][hit[0]]
-            planner.plan.problems.append(
-                f"{hit[1]} routes {name} ({hit[0]}) by {route}, and people here would get their mail by {usual} = "
-                f'{postfix.full(usual)} instead: set local_transport = "{route}", or what is meant, in '
-                f'[domains."{domain.name}"]'
-            )
-            break
+        if route.rstrip(":") in same:
+            continue
+        if route.startswith(":"):  # a next hop alone, by the transport of the class
+            route = now.partition(":")[0] + route
+        planner.plan.problems.append(
+            f"{table} routes {name} ({key}) by {route}, and people here would get their mail by {usual} = "
+            f'{postfix.full(usual)} instead: set local_transport = "{route}", or what is meant, in [domains."{name}"]'
+        )
 
 
 def tls(planner: Planner) -> None:
