@@ -56,6 +56,15 @@ def test_names_in_mixed_case_beyond_ascii_are_found(database: Database) -> None:
     assert {record[:2] for record in source.ask(sorted(everyone), 1).records} == everyone
 
 
+def test_greek_and_german_names_are_found(database: Database) -> None:
+    """Folding makes ς a σ and ß ss: who is listed as people write the name is found by a live look-up, too."""
+    database.people("Γιώργος@example.com", "νίκος.παπάς@example.com", "Übergröße@example.com")
+    source = database.source()
+    everyone = {record[:2] for record in source.list().records}
+    assert len(everyone) == 3
+    assert {record[:2] for record in source.ask(sorted(everyone), 1).records} == everyone
+
+
 def test_a_column_that_is_not_utf8_hides_nobody_from_a_live_look_up(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

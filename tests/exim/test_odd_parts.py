@@ -49,6 +49,9 @@ boss@example.com,alias,ann@example.com
 "#top@example.com",mailbox,
 josé@example.com,mailbox,
 Straße@example.com,mailbox,
+Γιώργος@example.com,mailbox,
+İpek@example.com,mailbox,
+sıla@example.com,mailbox,
 jessica@example.com,mailbox,
 """  # fmt: skip
 PEOPLE += '''"""ödön b""@example.com",mailbox,
@@ -134,9 +137,15 @@ def test_odd_signs_go_to_the_tenant(alone: Alone, name: str) -> None:
 def test_exim_folds_ascii_only(alone: Alone) -> None:
     """A listed address is found in other cases and spellings too, as the daemon finds it: not refused."""
     names = ["josé", "JOSÉ", "José", "jose\u0301", "Straße", "STRASSE", "jessica", '"Ödön B"', '"ÖDÖN B"']
+    names += ["Γιώργος", "γιώργος", "ΓΙΏΡΓΟΣ", "γιώργοσ", "İpek", "sıla", "Sıla"]
     told = alone.exim.route(*(f"{name}@example.com" for name in names), "josè@example.com")
     assert told.count("router = site_local") == len(names), told
     assert "josè@example.com is undeliverable" in told
+
+
+def test_a_letter_without_a_dot_is_another_letter(alone: Alone) -> None:
+    """Whoever is called sila is not found because sıla is listed, whose capital is an I too."""
+    assert "undeliverable" in alone.exim.route("sila@example.com")
 
 
 def test_who_forwards_to_an_own_extension_keeps(alone: Alone) -> None:

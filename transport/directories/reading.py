@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
 
-from transport.address import MAX_LOCAL, Address, external, parse, unquote
+from transport.address import MAX_LOCAL, Address, external, fold_local, parse, unquote
 from transport.directories.base import Skipped
 from transport.record import Kind, Record
 
@@ -29,6 +29,7 @@ _KINDS = {
 _TRUE = frozenset(("1", "t", "true", "y", "yes", "on", "active", "enabled"))
 _FALSE = frozenset(("0", "f", "false", "n", "no", "off", "inactive", "disabled", "suspended"))
 _BLANK = re.compile(r"\s")
+_FINAL_SIGMA = re.compile(r"(?<=\w)σ(?!\w)")
 # Bounded, as addresses are: where many quotes are opened and none is closed, each is looked for no farther
 QUOTED = r'"(?:[^"\\]|\\.){0,1100}"'
 _BEGINS_QUOTED = re.compile(QUOTED)
@@ -124,18 +125,22 @@ def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
     """The ways in which a directory may have written a folded address down, most usual first.
 
     External and internal form, A- and U-labels; for a local part beyond ASCII also the decomposed form and other
-    cases, since a database may fold only ASCII. upper: ß as such, which folding made `ss`.
+    cases, since a database may fold only ASCII, with the ς and İ that folding took apart. upper: ß as such, which
+    folding made `ss`. Each is another spelling of this very address: a capital that is somebody else's letter (ı has I) is none.
     """
     locals_: list[str] = [local]
     quoted = external(local, "")[:-1]
     if quoted != local:
         locals_.insert(0, quoted)
     if not local.isascii():
-        title = local.title()
-        for other in (normalize("NFD", local), _upper(local), title, _lower(title)):
-            locals_.append(other)
+        final = _FINAL_SIGMA.sub("ς", local).replace("i\u0307", "İ")
+        locals_ += [normalize("NFD", local), _upper(local), final]
+        for title in (local.title(), final.title()):
+            locals_ += [title, _lower(title)]
     if upper and "ss" in local:
-        locals_.append(local.replace("ss", "ß"))
+        locals_ += [word.replace("ss", "ß") for word in locals_]
+    if not local.isascii():
+        locals_ = [word for word in locals_ if fold_local(unquote(word)) == local]
     names = _domain_spellings(domain)
     return list(dict.fromkeys(f"{word}@{name}" for word in locals_ for name in names))
 
