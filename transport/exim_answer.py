@@ -261,10 +261,10 @@ def store(local_transport: str) -> dict[str, str]:
 
 
 def _on_the_wire(settings: Settings, address: Address, decision: Decision) -> dict[str, str]:
-    """The recipient as the destination gets it. What needs quotes cannot stand in a reply and is not repeated when
-    it does not change."""
+    """The recipient as the destination gets it, as it was asked when nothing of it changes: folded it may be somebody
+    else there (ß, ς). What needs quotes cannot stand in a reply and is not repeated when it does not change."""
     changed = virtual_alias.on_the_wire(settings, address, decision)
-    text = changed or external(address.local, address.domain)
+    text = changed or external(address.original, address.domain)
     if _BARE.fullmatch(text):
         return {"address": text}
     return {"address64": base64(text)} if changed else {}

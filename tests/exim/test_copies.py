@@ -106,3 +106,13 @@ def test_strip_extension(site: Site, cleaned: Callable[[Callable[[], object]], N
     exim.wait_empty()
     site.s.wait(sent.subject, "ann+x@dual.example", "keeps+x@dual.example", "ann+x@tenant.example")
     site.outside.wait(sent.subject, "friend+x@foreign.example")
+
+
+def test_an_extension_is_no_ending(site: Site) -> None:
+    """A sender's extension that looks like the ending of a copy, or of kept mail, is an extension: nobody's mail is
+    taken for a copy of it."""
+    for ending in ("copy", "kept"):
+        sent = site.send([f"keeps+.splitmx-{ending}@all.example", f"keeps+.splitmx-{ending}@dual.example"])
+        site.store2.wait(sent.subject, f"keeps+.splitmx-{ending}@all.example")
+        site.store.wait(sent.subject, f"keeps+.splitmx-{ending}@dual.example")
+        site.s.wait(sent.subject, *sent.codes)

@@ -82,6 +82,12 @@ def test_unknown_relay(site: Site) -> None:
     site.s.wait(sent.subject, "zed@relay.example")
 
 
+def test_letters_are_relayed_as_they_came(site: Site) -> None:
+    """Folded, straße and a final sigma may be somebody else's name at the other side: relayed unchanged."""
+    sent = site.send(["Straße@relay.example", "γιώργος+x@relay.example", "jose\u0301@relay.example"])
+    site.s.wait(sent.subject, *sent.codes)
+
+
 def test_unknown_verify(site: Site) -> None:
     """unknown = "verify": the destination is asked before the mail is taken (cases 6, 7)."""
     site.s.replies["no@verify.example"] = "550 5.1.1 no such user"

@@ -126,7 +126,8 @@ def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
 
     External and internal form, A- and U-labels; for a local part beyond ASCII also the decomposed form and other
     cases, since a database may fold only ASCII, with the ς and İ that folding took apart. upper: ß as such, which
-    folding made `ss`. Each is another spelling of this very address: a capital that is somebody else's letter (ı has I) is none.
+    folding made `ss`. Each is another spelling of this very address: a capital that is somebody else's letter (ı has
+    I) is none.
     """
     locals_: list[str] = [local]
     quoted = external(local, "")[:-1]

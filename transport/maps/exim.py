@@ -167,8 +167,8 @@ class Replies:
         pairs = exim_answer.refusal(judgement) or exim_answer.pairs_of(faces, address, decision, self._now)
         if judgement.rule is Rule.VERIFY:
             pairs["verify"] = "yes"
-        if decision.verdict is Verdict.RELAY:
-            destination = self._settings.destinations[decision.destination]
+        if "relay" in (pairs["decision"], pairs.get("self")):
+            destination = self._settings.destinations[pairs["destination"]]
             if destination.plus_strip and not pairs.keys() & {"address", "address64"}:
                 verify = pairs.pop("verify")
                 pairs |= {"address64": exim_answer.base64(external(address.local, address.domain)), "verify": verify}

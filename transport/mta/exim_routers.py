@@ -57,9 +57,12 @@ SPLITMX_COPY_NAME = ${if and{{SPLITMX_COPY_THERE} {SPLITMX_COPY_SHORT}}\
 SPLITMX_COPY_QUOTED = ${if match{SPLITMX_COPY_NAME}{SPLITMX_BARE}{SPLITMX_COPY_NAME}\
   {"${sg{SPLITMX_COPY_NAME}{\N[\\"]\N}{\\\\\$0}}"}}
 # A copy that keeps its address travels as an address of its own, so that it waits and fails alone: this ending stands
-# behind its local part, and the transports leave it out of RCPT.
+# behind its local part, and the transports leave it out of RCPT. Only the parent's own name with the ending is a copy:
+# an extension, which a sender chooses, may end like that too.
 SPLITMX_ENDING = .splitmx-copy
-SPLITMX_IS_CHILD = eq{$parent_domain}{$domain}
+SPLITMX_IS_CHILD = and{{eq{$parent_domain}{$domain}} {!eqi{$parent_local_part}{$local_part$local_part_suffix}} \
+  {or{{eqi{$local_part}{$parent_local_part}} {eqi{$local_part}{${sg{$parent_local_part}{SPLITMX_EXTENSION}{}}}} \
+  {eqi{SPLITMX_QUOTED@$domain}{SPLITMX_WIRE}}}}}
 # So does mail for an address that is its own parent: what is left behind a copy, or kept by who forwards. Exim notes
 # its delivery, and forgets to look there when it sends it in one transaction with others: it would be delivered again
 # with every attempt for them.
