@@ -187,9 +187,11 @@ class RecordingLmtp(Recorder):
 
     protocol = "LMTP"
 
-    def __init__(self, users: set[str] | None = None, *, path: Path | None = None, port: int = 24) -> None:
+    def __init__(
+        self, users: set[str] | None = None, *, path: Path | None = None, host: str = "", port: int = 24
+    ) -> None:
         self.users = users
-        super().__init__(judge=self._known, path=path, port=port)
+        super().__init__(judge=self._known, path=path, host=host, port=port)
 
     def _known(self, address: str) -> str | None:
         local, _, domain = address.rpartition("@")

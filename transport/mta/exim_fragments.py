@@ -21,6 +21,9 @@ rules behind the texts, with their sources:
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or denies recipients; for our domains only.
   warn
     domains = +splitmx_domains : +splitmx_observed
@@ -205,3 +208,15 @@ splitmx_socket:
 .endif
 """
 )
+
+
+USUAL_PORTS = {"splitmx_lmtp": 24}
+"""The port that a transport of TRANSPORTS serves; 25 where none is named."""
+
+
+def transports(others: Iterable[tuple[str, int]]) -> str:
+    """Macros and transports. others: which of TRANSPORTS is needed at which port but its usual one."""
+    blocks = dict(re.findall(r"(?ms)^(splitmx_\w+):\n((?:[ .].*?\n)+)", TRANSPORTS))
+    wanted = sorted({pair for pair in others if pair[1] != USUAL_PORTS.get(pair[0], 25)})
+    more = [f"\n{name}_{port}:\n{blocks[name]}" for name, port in wanted]
+    return "".join([TRANSPORT_MACROS, "\n", TRANSPORTS, *(["\n# The same at other ports."] if more else ()), *more])

@@ -81,7 +81,7 @@ def plan(
         "main": main,
         "acl": text.ACL,
         "routers": exim_routers.routers(),
-        "transports": _transports(),
+        "transports": text.transports(_at_ports(settings)),
     }
     result.parts = [Part(name, place, body) for (name, body), place in zip(parts.items(), _PLACES[kind], strict=True)]
     result.problems += problems(settings, deploy)
@@ -255,8 +255,26 @@ def names_of(name: str) -> tuple[str, ...]:
     return (*names, capitals) if capitals != names[-1] and fold_domain(capitals) == name else names
 
 
-def _transports() -> str:
-    return text.TRANSPORT_MACROS + "\n" + text.TRANSPORTS
+def _at_ports(settings: Settings) -> set[tuple[str, int]]:
+    """Which of our transports is used at which port."""
+    from transport import exim_answer
+
+    found = {(f"splitmx_smtp_{d.tls.replace('+', '_')}", d.port) for d in settings.destinations.values()}
+    for store in map(exim_answer.store, _stores(settings)):
+        if "store_port" in store:
+            name = "splitmx_lmtp" if store["store_via"] == "lmtp" else "splitmx_smtp_store"
+            found.add((name, int(store["store_port"])))
+    return found
+
+
+def _stores(settings: Settings) -> dict[str, str]:
+    """Each store of the configuration, and where it is named."""
+    stores = {d.local_transport: f'[domains."{d.name}"] local_transport' for d in settings.domains.values()}
+    for domain in settings.domains.values():
+        for word, location in domain.locations.items():
+            if not location.destination and location.local_transport:
+                stores[location.local_transport] = f'[domains."{domain.name}"] locations.{word}'
+    return stores
 
 
 def problems(settings: Settings, deploy: str) -> list[str]:
@@ -267,12 +285,7 @@ def problems(settings: Settings, deploy: str) -> list[str]:
             found.append(f"{listener.path} is longer than {MAX_SOCKET} octets: Exim would cut it in silence")
     from transport import exim_answer
 
-    stores = {d.local_transport: f'[domains."{d.name}"] local_transport' for d in settings.domains.values()}
-    for domain in settings.domains.values():
-        for word, location in domain.locations.items():
-            if not location.destination and location.local_transport:
-                stores[location.local_transport] = f'[domains."{domain.name}"] locations.{word}'
-    for store, where in stores.items():
+    for store, where in _stores(settings).items():
         if store and store != ":" and "store_via" not in exim_answer.store(store):
             found.append(
                 f'{where} = "{store}": Exim delivers to lmtp:[HOST]:PORT, lmtp:unix:/PATH and smtp:[HOST]:PORT by'

@@ -37,14 +37,20 @@ SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_][-0
   {match{${extract{tls}{$address_data}}}{\N^(none|may|encrypt|ca|ca\+name|dane)$\N}}
 SPLITMX_GOOD_STORE = {or{{!eq{${extract{copy}{$address_data}}}{local}} \
   {match{${extract{store_via}{$address_data}}}{\N^(lmtp|smtp|socket)$\N}}}}
+SPLITMX_AT_STORE = ${extract{store_port}{$address_data}{$value}{24}}
 SPLITMX_STORE_HOST = ${if match{${extract{store_hosts}{$address_data}}}{:}\
   {[${extract{store_hosts}{$address_data}}]}{${extract{store_hosts}{$address_data}}}}\
-  :${extract{store_port}{$address_data}{$value}{24}}
+  :SPLITMX_AT_STORE
+# Exim hands an open connection on to other mail that waits, in the same transport, for a host of that name, whatever
+# its port: so that each port but the usual one has transports of its own.
+SPLITMX_AT_PORT = ${if eq{${extract{port}{$address_data}}}{25}{}{_${extract{port}{$address_data}}}}
+SPLITMX_BY_LMTP = splitmx_lmtp${if eq{SPLITMX_AT_STORE}{24}{}{_SPLITMX_AT_STORE}}
+SPLITMX_BY_SMTP = splitmx_smtp_store${if eq{SPLITMX_AT_STORE}{25}{}{_SPLITMX_AT_STORE}}
 SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_none}\
   {${if eq{${extract{tls}{$address_data}}}{encrypt}{splitmx_smtp_encrypt}\
   {${if eq{${extract{tls}{$address_data}}}{ca}{splitmx_smtp_ca}\
   {${if eq{${extract{tls}{$address_data}}}{ca+name}{splitmx_smtp_ca_name}\
-  {${if eq{${extract{tls}{$address_data}}}{dane}{splitmx_smtp_dane}{splitmx_smtp_may}}}}}}}}}}
+  {${if eq{${extract{tls}{$address_data}}}{dane}{splitmx_smtp_dane}{splitmx_smtp_may}}}}}}}}}}SPLITMX_AT_PORT
 # An envelope domain names nobody: what was said for the address before holds, for a copy too.
 SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
   {${extract{errors}{$address_data}{$value}fail}}fail}
@@ -101,7 +107,7 @@ splitmx_copy_lmtp:
   condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_lmtp
+  transport = SPLITMX_BY_LMTP
   self = send
   host_find_failed = defer
 
@@ -112,7 +118,7 @@ splitmx_copy_smtp:
   condition = ${if and{{SPLITMX_IS_CHILD} {SPLITMX_COPY_HERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_smtp_store
+  transport = SPLITMX_BY_SMTP
   self = send
   host_find_failed = defer
 
@@ -142,7 +148,7 @@ splitmx_kept_lmtp:
   condition = ${if and{{SPLITMX_TO_STORE} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_lmtp
+  transport = SPLITMX_BY_LMTP
   self = send
   host_find_failed = defer
 
@@ -153,7 +159,7 @@ splitmx_kept_smtp:
   condition = ${if and{{SPLITMX_TO_STORE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
   no_verify
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_smtp_store
+  transport = SPLITMX_BY_SMTP
   self = send
   host_find_failed = defer
 
@@ -329,7 +335,7 @@ splitmx_store_lmtp:
   domains = +splitmx_routed
   condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{lmtp}}}}
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_lmtp
+  transport = SPLITMX_BY_LMTP
   self = send
   host_find_failed = defer
 
@@ -338,7 +344,7 @@ splitmx_store_smtp:
   domains = +splitmx_routed
   condition = ${if and{{eq{SPLITMX_WAY}{local}} {eq{${extract{store_via}{$address_data}}}{smtp}}}}
   route_data = <;SPLITMX_STORE_HOST
-  transport = splitmx_smtp_store
+  transport = SPLITMX_BY_SMTP
   self = send
   host_find_failed = defer
 
