@@ -17,8 +17,8 @@ from tests.exim.listener import Stub
 from tests.exim.site import Site, exim_conf
 from tests.mta.exim import EximInstance
 from tests.mta.places import new_address
-from tests.mta.recording import RecordingSmtp, certificate, tls_context
-from tests.mta.sending import send
+from tests.mta.recording import RecordingLmtp, RecordingSmtp, certificate, tls_context
+from tests.mta.sending import OUTSIDE, send
 from tests.mta.waiting import wait_for
 from transport.config.settings import Daemon, Destination, Domain, Listener, Settings
 
@@ -129,3 +129,44 @@ def test_dane(site: Site, folder: Path, cleaned: Cleaned) -> None:
     assert "**" not in exim.log()
     assert not servers[1].mails
     assert not servers[2].mails
+
+
+def test_own_clients_known_by_name(folder: Path, cleaned: Cleaned) -> None:
+    """While the DNS, or a database, cannot say whether a client is ours, nobody is refused as an outsider: 451."""
+    client = new_address()
+    pointer = f"{'.'.join(reversed(client.split('.')))}.in-addr.arpa"
+    zone = Zone({pointer: {"PTR": ["pc.office.test."]}, "pc.office.test": {"A": [client]}}, new_address(), 53)
+    store, cloud = RecordingLmtp(), RecordingSmtp()
+    cleaned(store.stop)
+    cleaned(cloud.stop)
+
+    def answer(line: bytes) -> bytes:
+        if b" outsider=yes " in line:
+            return b'decision=refuse code=550 text="5.1.1 No such recipient here"'
+        return f"decision=relay hosts={cloud.host} port=25 tls=may address=zed@example.com verify=no".encode()
+
+    stub = Stub(folder / "exim.sock", answer)
+    cleaned(stub.close)
+    settings = Settings(
+        daemon=Daemon(exim=(Listener("unix", str(stub.path)),)),
+        destinations={"s": Destination("s", hosts=(cloud.host,))},
+        domains={"example.com": Domain("example.com", destination="s")},
+    )
+    conf = exim_conf(settings, store=store, outside=cloud)
+    names, database = "*.office.test", "${lookup dnsdb{defer_strict,a=clients.office.test}}"
+    exims = [EximInstance(conf.replace("127.0.0.1 : {ip}", ours, 1), name="names") for ours in (names, database)]
+    for exim in exims:
+        cleaned(exim.stop)
+        if not exim.ask_dns(zone.host):
+            pytest.skip("no mount namespace may be made here: Exim would ask this host's own name server")
+        exim.start()
+    first, second = exims
+
+    def told(exim: EximInstance, sender: str, address: str) -> int:
+        return next(iter(send(exim.ip, sender, "zed@example.com", client=address, probe=True).codes.values()))
+
+    assert told(first, "ann@example.com", client) == 250
+    assert told(first, "o@outside.test", OUTSIDE) == 550
+    zone.silent = True
+    assert told(first, "ann@example.com", client) == 451
+    assert told(second, "ann@example.com", client) == 451

@@ -57,6 +57,21 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
     message = 451 4.3.0 Recipient cannot be looked up now, try again later
     log_message = splitmx: no usable answer from SPLITMX_SOCKET for $local_part@$domain: "${length_200:$acl_m_splitmx}"
 
+  # Refused as an outsider, and whether the client is one cannot be told now: later. A database behind SPLITMX_CLIENTS
+  # does not answer (the statement above was skipped; here that is a 451), or its name is not known: no DNS.
+  defer
+    domains = +splitmx_domains
+    condition = ${if eq{$acl_m_splitmx_from}{outsider=yes}}
+    condition = ${if match{$acl_m_splitmx}{\N^decision=refuse\s.*\bcode=5\d\d\b\N}}
+    hosts = SPLITMX_CLIENTS
+    message = 451 4.3.0 Client cannot be looked up now, try again later
+  defer
+    domains = +splitmx_domains
+    condition = ${if eq{$acl_m_splitmx_from$host_lookup_deferred}{outsider=yes1}}
+    condition = ${if match{$acl_m_splitmx}{\N^decision=refuse\s.*\bcode=5\d\d\b\N}}
+    message = 451 4.3.0 Client cannot be looked up now, try again later
+    log_message = splitmx: the client's name cannot be looked up, it may be one of ours
+
   # Loops (temporary while a listed address may only be late at the other side), suspended, peer_only, outsiders.
   defer
     domains = +splitmx_domains
