@@ -32,6 +32,8 @@ def test_mail_that_waited_goes_to_its_own_port(folder: Path, cleaned: Cleaned, a
         "b": RecordingSmtp(host=cloud.host, port=2525),
         "c": store,
         "d": RecordingLmtp(host=store.host, port=2424),
+        "e": RecordingSmtp(host=cloud.host, port=2626),
+        "f": RecordingLmtp(host=store.host, port=2626),
     }
     for server in (*servers.values(), outside):
         cleaned(server.stop)
@@ -39,7 +41,7 @@ def test_mail_that_waited_goes_to_its_own_port(folder: Path, cleaned: Cleaned, a
     def answer(line: bytes) -> bytes:
         name = line.rpartition(b"recipient=")[2].decode().strip()
         server = servers[name[0]]
-        if name[0] in "ab":
+        if name[0] in "abe":
             told = f"relay hosts={server.host} port={server.port} tls=may address={name} verify=no"
         else:
             told = f"local store_via=lmtp store_hosts={server.host} store_port={server.port} verify=no"
@@ -47,10 +49,10 @@ def test_mail_that_waited_goes_to_its_own_port(folder: Path, cleaned: Cleaned, a
 
     stub = Stub(folder / "exim.sock", answer)
     cleaned(stub.close)
-    places = {str(at): Location("", f"lmtp:[{store.host}]:{at}") for at in (24, 2424)}
+    places = {str(at): Location("", f"lmtp:[{store.host}]:{at}") for at in (24, 2424, 2626)}
     settings = Settings(
         daemon=Daemon(exim=(Listener("unix", str(stub.path)),)),
-        destinations={str(at): Destination(str(at), hosts=(cloud.host,), port=at) for at in (25, 2525)},
+        destinations={str(at): Destination(str(at), hosts=(cloud.host,), port=at) for at in (25, 2525, 2626)},
         domains={"example.com": Domain("example.com", destination="25", locations=places)},
     )
     exim = EximInstance("", name="ports", retry="1h")
@@ -59,13 +61,13 @@ def test_mail_that_waited_goes_to_its_own_port(folder: Path, cleaned: Cleaned, a
     exim.write(exim_conf(settings, store=store, outside=outside))
     for server in servers.values():
         server.stop()
-    names = [f"{who}{n}@example.com" for n in range(3) for who in "badc"]
+    names = [f"{who}{n}@example.com" for n in range(3) for who in "baefdc"]
     for name in names:
         exim.sendmail("o@site.test", [name])
-    exim.command("-odq", "-i", "-f", "o@site.test", "--", *(f"{who}9@example.com" for who in "badc"), stdin="\nx\n")
+    exim.command("-odq", "-i", "-f", "o@site.test", "--", *(f"{who}9@example.com" for who in "baefdc"), stdin="\nx\n")
     for server in servers.values():
         server.start()
     exim.flush()
     exim.wait_empty()
-    arrived = {who: sorted(n for mail in servers[who].mails for n in mail.recipients) for who in "abcd"}
-    assert arrived == {who: [f"{who}{n}@example.com" for n in (0, 1, 2, 9)] for who in "abcd"}
+    arrived = {who: sorted(n for mail in servers[who].mails for n in mail.recipients) for who in servers}
+    assert arrived == {who: [f"{who}{n}@example.com" for n in (0, 1, 2, 9)] for who in servers}

@@ -22,7 +22,6 @@ rules behind the texts, with their sources:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or denies recipients; for our domains only.
   warn
@@ -225,13 +224,14 @@ splitmx_socket:
 )
 
 
-USUAL_PORTS = {"splitmx_lmtp": 24}
-"""The port that a transport of TRANSPORTS serves; 25 where none is named."""
+def transports() -> str:
+    """Macros and transports, each of them once for the usual port and once for all others."""
+    blocks = re.findall(r"(?ms)^(splitmx_(?:smtp_\w+|lmtp)):\n((?:[ .].*?\n)+)", TRANSPORTS)
+    others = [f"\n{name}_port:\n{block}  connection_max_messages = 1\n" for name, block in blocks]
+    return "".join([TRANSPORT_MACROS, "\n", TRANSPORTS, OTHER_PORTS, *others])
 
 
-def transports(others: Iterable[tuple[str, int]]) -> str:
-    """Macros and transports. others: which of TRANSPORTS is needed at which port but its usual one."""
-    blocks = dict(re.findall(r"(?ms)^(splitmx_\w+):\n((?:[ .].*?\n)+)", TRANSPORTS))
-    wanted = sorted({pair for pair in others if pair[1] != USUAL_PORTS.get(pair[0], 25)})
-    more = [f"\n{name}_{port}:\n{blocks[name]}" for name, port in wanted]
-    return "".join([TRANSPORT_MACROS, "\n", TRANSPORTS, *(["\n# The same at other ports."] if more else ()), *more])
+OTHER_PORTS = """
+# The same at any other port: there a connection is never handed on to other mail that waits, since Exim would take one
+# to another port of that host for it.
+"""

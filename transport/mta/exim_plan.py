@@ -81,7 +81,7 @@ def plan(
         "main": main,
         "acl": text.ACL,
         "routers": exim_routers.routers(),
-        "transports": text.transports(_at_ports(settings)),
+        "transports": text.transports(),
     }
     result.parts = [Part(name, place, body) for (name, body), place in zip(parts.items(), _PLACES[kind], strict=True)]
     result.problems += problems(settings, deploy)
@@ -253,18 +253,6 @@ def names_of(name: str) -> tuple[str, ...]:
     names = spellings(name)
     capitals = "".join(c if c.isascii() or len(c.upper()) > 1 else c.upper() for c in names[-1])
     return (*names, capitals) if capitals != names[-1] and fold_domain(capitals) == name else names
-
-
-def _at_ports(settings: Settings) -> set[tuple[str, int]]:
-    """Which of our transports is used at which port."""
-    from transport import exim_answer
-
-    found = {(f"splitmx_smtp_{d.tls.replace('+', '_')}", d.port) for d in settings.destinations.values()}
-    for store in map(exim_answer.store, _stores(settings)):
-        if "store_port" in store:
-            name = "splitmx_lmtp" if store["store_via"] == "lmtp" else "splitmx_smtp_store"
-            found.add((name, int(store["store_port"])))
-    return found
 
 
 def _stores(settings: Settings) -> dict[str, str]:

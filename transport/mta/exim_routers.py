@@ -42,10 +42,10 @@ SPLITMX_STORE_HOST = ${if match{${extract{store_hosts}{$address_data}}}{:}\
   {[${extract{store_hosts}{$address_data}}]}{${extract{store_hosts}{$address_data}}}}\
   :SPLITMX_AT_STORE
 # Exim hands an open connection on to other mail that waits, in the same transport, for a host of that name, whatever
-# its port: so that each port but the usual one has transports of its own.
-SPLITMX_AT_PORT = ${if eq{${extract{port}{$address_data}}}{25}{}{_${extract{port}{$address_data}}}}
-SPLITMX_BY_LMTP = splitmx_lmtp${if eq{SPLITMX_AT_STORE}{24}{}{_SPLITMX_AT_STORE}}
-SPLITMX_BY_SMTP = splitmx_smtp_store${if eq{SPLITMX_AT_STORE}{25}{}{_SPLITMX_AT_STORE}}
+# its port: so that all ports but the usual one have transports of their own, which hand none on.
+SPLITMX_AT_PORT = ${if eq{${extract{port}{$address_data}}}{25}{}{_port}}
+SPLITMX_BY_LMTP = splitmx_lmtp${if eq{SPLITMX_AT_STORE}{24}{}{_port}}
+SPLITMX_BY_SMTP = splitmx_smtp_store${if eq{SPLITMX_AT_STORE}{25}{}{_port}}
 SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_none}\
   {${if eq{${extract{tls}{$address_data}}}{encrypt}{splitmx_smtp_encrypt}\
   {${if eq{${extract{tls}{$address_data}}}{ca}{splitmx_smtp_ca}\
