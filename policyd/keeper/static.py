@@ -42,6 +42,9 @@ class Static:
         self.reload_wanted = False
         self._fault = fault
         self._files: dict[Path, bool] = {}  # what stood there after the last build -> whether something was in it
+        self._built: Settings | None = None  # what the last build was made of
+        self._left: dict[Path, object] = {}  # what the last build did not bring back, as it is
+        self._guard_seen: object = None  # the guard's table as it was last found good
         self._wake = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -60,7 +63,6 @@ class Static:
 
     async def _run(self) -> None:
         again: float | None = None
-        built = self.settings
         while True:
             lost: Path | None = None
             try:
@@ -77,6 +79,7 @@ class Static:
                     continue
             self._wake.clear()
             settings, spf = self.settings, dict(self.spf)
+            altered = await self._altered_now()
             try:
                 await asyncio.to_thread(self._build, settings, spf)
             except Exception as error:
@@ -84,10 +87,18 @@ class Static:
                 log.limited(log.ERROR, "static", "fault in building the static maps, the old ones stay", error)
             again = time.monotonic() + _RETRY if self.error else None
             # what vanished while this was built is still missed; what the build did not bring back is not
-            before = {p: filled for p, filled in self._files.items() if p != lost and settings is built}
+            before = {p: filled for p, filled in self._files.items() if p != lost and settings is self._built}
+            self._built, self._guard_seen = settings, None
             with contextlib.suppress(Exception):
                 before |= await asyncio.to_thread(self._standing)
-            self._files, built = before, settings
+            still = await self._altered_now()
+            self._left = {path: now for path, now in still.items() if altered.get(path, "") == now}
+            self._files = before
+
+    @property
+    def _keeps_guard(self) -> bool:
+        """Whether the guard's table is among what we build."""
+        return self.settings.static is None or "postfix" in self.settings.static.for_
 
     def _standing(self) -> dict[Path, bool]:
         """In a thread: the files that we keep, and whether there is something in each."""
@@ -99,7 +110,7 @@ class Static:
             found = {p: p.stat().st_size > 0 for p in files if every or p.name == guard.NAME}
         except OSError:
             return {}
-        if not self.error and (self.settings.static is None or "postfix" in self.settings.static.for_):
+        if not self.error and self._keeps_guard:
             found[self.folder / guard.NAME] = True
         return found
 
@@ -108,17 +119,36 @@ class Static:
 
         Without its tables Postfix takes no mail for anybody; for a missing `domains.sqlite` it makes an empty one.
         """
-        from transport.maps import guard
-
         for path, filled in self._files.items():
             try:
                 if filled and not path.stat().st_size:
                     return path
             except OSError:
                 return path
-            if path.name == guard.NAME and filled and guard.read(path) is None:
-                return path
-        return None
+        return next((path for path, now in self._altered().items() if self._left.get(path, "") != now), None)
+
+    async def _altered_now(self) -> dict[Path, object]:
+        with contextlib.suppress(Exception):  # no thread to be had
+            return await asyncio.to_thread(self._altered)
+        return {}
+
+    def _altered(self) -> dict[Path, object]:
+        """In a thread: files that somebody cut, overwrote or exchanged, each with what tells it from another such."""
+        from transport.maps import guard, stamps
+        from transport.maps.write import cut_short
+
+        found: dict[Path, object] = {}
+        static = self.settings.static is not None and stamps.altered(self.folder)
+        # a build by hand may be at it: it says so until all is noted
+        if static and not any(cut_short(self.folder, whose) for whose in ("postfix", "exim")):
+            found.update(stamps.altered(self.folder))
+        table = self.folder / guard.NAME
+        if self._keeps_guard and self.settings is self._built and (now := stamps.stamp(table)) is not None:
+            if now != self._guard_seen and guard.write(self.settings, table, check=True)[0]:
+                found[table] = now
+            else:
+                self._guard_seen = now
+        return found
 
     def _build(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
         """In a thread."""

@@ -201,3 +201,23 @@ def test_files_of_somebody_else_are_never_overwritten(setup: Setup) -> None:
     setup.people(["new@example.com"])
     setup.build("--accept")
     assert "new@example.com" in own.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "index"),
+    [(("--type=lmdb",), "transport.lmdb"), (("--for=exim", "--type=cdb", "--behind-live"), "exim_recipients.cdb")],
+)
+def test_an_index_that_somebody_damaged_is_made_anew(setup: Setup, words: tuple[str, ...], index: str) -> None:
+    """An index that was cut, overwritten or exchanged since the build is no index of its text, however new it is."""
+    setup.build(*words)
+    path = setup.maps / index
+    good = path.read_bytes()
+    for damaged in (good[: len(good) // 2], b"\0" * len(good), b"x" + good[1:]):
+        aside = path.with_name("aside")
+        aside.write_bytes(damaged)
+        aside.replace(path)
+        assert setup.build("--check", *words, check=False).returncode == 1
+        setup.build(*words)
+        assert path.read_bytes() != damaged
+        assert b"u1@example.com" in path.read_bytes()
+        assert setup.build("--check", *words, check=False).returncode == 0

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from tests.cli.conftest import Site
 from tests.mta.waiting import wait_for
 from transport.maps import guard
+from transport.maps.write import HEADER
 
 
 @pytest.mark.e2e
@@ -71,3 +74,35 @@ def test_a_lost_file_is_written_again(
     if static:
         index.unlink()
         wait_for(lambda: index.exists() and index.stat().st_size, 60, site.daemon.tail)
+
+
+@pytest.mark.e2e
+def test_a_changed_file_is_written_again(
+    folder: Path, mail_config: Path, cleaned: Callable[[Callable[[], object]], None]
+) -> None:
+    """What somebody cut, overwrote or put an older copy in place of is as it was built again, while nothing changes in
+    the directories."""
+    site = Site(folder)
+    cleaned(site.daemon.stop)
+    site.daemon.environment = {**site.daemon.environment, "MAIL_CONFIG": str(mail_config)}
+    maps = folder / "maps"
+    site.daemon.write(site.daemon.config.read_text() + f'[static]\ndirectory = "{maps}"\ntypes = ["lmdb"]\n')
+    site.start()
+    table, index, domains = maps / "domains.sqlite", maps / "transport.lmdb", maps / "relay_domains"
+    wait_for(lambda: domains.exists() and not list(maps.glob(".*unfinished")), 60, site.daemon.tail)
+    good = {path: path.read_bytes() for path in (table, index, domains)}
+
+    def mended(path: Path) -> None:
+        wait_for(lambda: path.read_bytes() == good[path], 60, site.daemon.tail)
+        assert f"written again file={path}" in site.daemon.tail(1000)
+
+    os.truncate(index, len(good[index]) // 2)
+    mended(index)
+    domains.write_text(HEADER)  # Postfix would refuse the mail of all our domains
+    mended(domains)
+    with closing(sqlite3.connect(table)) as older, older:
+        older.execute("DELETE FROM domain WHERE name = 'example.com'")
+    mended(table)
+    with closing(sqlite3.connect(table)) as careless:
+        careless.execute("PRAGMA journal_mode = WAL")  # its readers would have to write
+    mended(table)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transport.config.settings import Settings, Unknown
 from transport.index.reader import Reader
-from transport.maps import guard, postmap, shrink, static_only
+from transport.maps import guard, postmap, shrink, stamps, static_only
 from transport.maps.population import MAPS, Population, Survey
 from transport.maps.snapshot import Snapshot
 from transport.maps.write import (
@@ -67,6 +67,11 @@ class MapReport:
     added: int = 0
     removed: int = 0
     differences: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The text, and what is made of it."""
+        return (self.path, *(postmap.index_path(self.path, kind) for kind in self.types))
 
 
 @dataclass(slots=True)
@@ -237,6 +242,7 @@ class _Run:
         self.check = check
         self.accept = accept
         self.cut_short = cut_short(output, "postfix")
+        self.left = stamps.noted(output)  # files as the last build left them
         self.texts: dict[str, Text] = {}
         self.jobs: list[postmap.Job] = []
 
@@ -374,6 +380,8 @@ class _Run:
             if not postmap.ENDINGS.get(kind) or entry.changed:
                 continue
             fault = "is missing" if not index.exists() else "is older than its text" if is_old(index) else ""
+            if not fault and stamps.stamp(index) != self.left.get(index.name):
+                fault = "is not what was built"
             if fault:
                 entry.changed = True
                 entry.differences.append(f"{index} {fault}")
@@ -387,6 +395,7 @@ class _Run:
             with installing(self.output, "postfix", complete=len(due) == len(self.report.maps)):
                 for entry in due:
                     self._put_in_place(entry)
+                stamps.note(self.output, (path for entry in due for path in entry.files))
         for entry in due:
             for path in postmap.other_indexes(entry.path, entry.types):
                 self.report.warnings.append(f"{path} is of a type that is not built any more, and stays as it is")

@@ -25,7 +25,7 @@ from transport.config.settings import Domain, Settings, Unknown
 from transport.decision import Verdict
 from transport.directories.reading import spellings
 from transport.index.reader import Reader
-from transport.maps import cdb, shrink
+from transport.maps import cdb, shrink, stamps
 from transport.maps.build import BuildReport, MapReport
 from transport.maps.exim_lookups import LAST, RECIPIENTS
 from transport.maps.population import Survey
@@ -327,7 +327,11 @@ def _build(
             entry = MapReport(RECIPIENTS, output / RECIPIENTS, ("lsearch", "cdb"), lines=lines)
             report.maps.append(entry)
             index = output / f"{RECIPIENTS}.cdb"
-            entry.changed = text.changed() or not index.exists() or cut_short(output, "exim")
+            entry.changed = (
+                text.changed()
+                or stamps.stamp(index) != stamps.noted(output).get(index.name)
+                or cut_short(output, "exim")
+            )
             if check:
                 entry.removed, entry.added, entry.differences = text.differences(20)
             if entry.changed and not accept:
@@ -341,6 +345,7 @@ def _build(
                 _install(new, index)
                 _flush(text.new)
                 text.install()
+                stamps.note(output, (index, entry.path))
             entry.written = True
             shrink.note(output, report.survey.listed)
         finally:
@@ -361,6 +366,8 @@ def _domain_lists(settings: Settings, report: BuildReport, aside: Path, check: b
         )
         if changed and not check:
             _install(new, path)
+        if not check:
+            stamps.note(report.output, [path])
 
 
 def _flush(new: Path) -> None:

@@ -27,6 +27,8 @@ NAME = "domains.sqlite"
 
 Rows = frozenset[tuple[str, int]]
 
+_WAL = b"\2\2"  # versions of the format to write and to read (sqlite.org/fileformat2.html, 1.3): readers have to write
+
 # the indexes make both halves of the guard's OR a search, whatever the number of domains
 _SCHEMA = """
 CREATE TABLE domain (name TEXT PRIMARY KEY NOT NULL, sub INTEGER NOT NULL DEFAULT 0);
@@ -79,13 +81,16 @@ def _split(domains: Iterable[Domain]) -> Iterator[tuple[str, int]]:
 
 
 def read(path: Path) -> tuple[Rows, Rows] | None:
-    """Both tables of an existing file; None when it is missing, damaged or not ours."""
+    """Both tables of an existing file; None when it is missing, damaged, not ours, or WAL."""
     try:
+        with path.open("rb") as file:
+            if file.read(20)[18:] == _WAL:
+                return None
         # immutable: takes no lock, so that a reader of ours can never be in Postfix's way
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as old:
             domain = frozenset((str(n), int(s)) for n, s in old.execute("SELECT name, sub FROM domain"))
             policy = frozenset((str(n), int(s)) for n, s in old.execute("SELECT name, sub FROM policy"))
-    except (sqlite3.Error, TypeError, ValueError):
+    except (OSError, sqlite3.Error, TypeError, ValueError):
         return None
     return domain, policy
 
