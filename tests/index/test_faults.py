@@ -140,6 +140,27 @@ def test_deleted_companions(world: World, end: str) -> None:
     assert world.reader.rows("example.com", "user00001")
 
 
+@pytest.mark.parametrize("left", [0, 32, 5000])
+@pytest.mark.parametrize("looked", [True, False])
+def test_a_log_that_is_cut(world: World, left: int, looked: bool) -> None:
+    """Whoever cuts the log under us makes us begin anew, whether the next look or the next sync meets it first."""
+    world.sources["here"].records = people(2990)
+    world.sync()
+    assert world.writer.check() == ""
+    os.truncate(world.writer.path.with_name(f"{schema.FILE}-wal"), left)
+    if looked:
+        reason = world.writer.check()
+        assert "cut" in reason
+    else:
+        world.sources["here"].records = people(2980)
+        report = world.sync(good=False)
+        assert report.broken
+        reason = report.error
+    world.writer.recover(reason)
+    assert world.sync().first_load
+    assert world.writer.check() == ""
+
+
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_older_and_newer_formats(world: World, version: int) -> None:
     """Another format is rebuilt by a writer and not read by a reader."""

@@ -46,6 +46,8 @@ class IndexBusy(IndexFault):
 def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
     """An SQLite error in an administrator's words."""
     text = str(error)
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":  # the log's map tells of more than is there
+        return IndexFault(f"{path} or its log was cut: {text}", "it is rebuilt from the directories", broken=True)
     if "full" in text or "disk I/O" in text:
         return IndexFault(
             f"cannot write {path}: {text}",
@@ -85,6 +87,7 @@ class Writer:
         self._instance = ""
         self.mark = self._bumped = ("", 0)
         self._written = (0, 0)
+        self._wal = 0  # bytes that the log had: only our checkpoint cuts it
         self._connection: sqlite3.Connection
         try:
             self._open()
@@ -204,6 +207,7 @@ class Writer:
         info = self.path.stat()
         self._inode = (info.st_dev, info.st_ino)
         self._written = (info.st_mtime_ns, info.st_size)
+        self._wal = 0
         rows = dict(self._connection.execute("SELECT key, value FROM state"))
         self._instance = str(rows["instance"])
         self.mark = (self._instance, int(rows["generation"]))
@@ -245,6 +249,9 @@ class Writer:
                 return "it was truncated"
             if info.st_mtime_ns != self._written[0]:
                 return "something else wrote into it"
+            before, self._wal = self._wal, self.wal_size()
+            if self._wal < before:
+                return "its log was cut"
             try:
                 row = self._connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
                 if row is None or row[0] != self._instance:
@@ -399,6 +406,7 @@ class Writer:
                     info = self.path.stat()
                     if (info.st_dev, info.st_ino) == self._inode:
                         self._written = (info.st_mtime_ns, info.st_size)
+                    self._wal = 0
                     self._connection.execute(f"PRAGMA busy_timeout = {int(WRITE_WAIT_S * 1000)}")
             except sqlite3.OperationalError as error:
                 if "locked" in str(error) or "busy" in str(error):
