@@ -106,6 +106,7 @@ class Static:
 
         try:
             files = [p for p in self.folder.iterdir() if p.is_file() and p.name[0] != "."]
+            files = [p for p in files if not p.name.startswith(f"{guard.NAME}-")]  # somebody's log or journal of it
             every = self.settings.static is not None
             found = {p: p.stat().st_size > 0 for p in files if every or p.name == guard.NAME}
         except OSError:
@@ -144,7 +145,8 @@ class Static:
             found.update(stamps.altered(self.folder))
         table = self.folder / guard.NAME
         if self._keeps_guard and self.settings is self._built and (now := stamps.stamp(table)) is not None:
-            if now != self._guard_seen and guard.write(self.settings, table, check=True)[0]:
+            seen = now == self._guard_seen and not guard.companions(table)
+            if not seen and guard.write(self.settings, table, check=True)[0]:
                 found[table] = now
             else:
                 self._guard_seen = now

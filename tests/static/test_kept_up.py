@@ -105,4 +105,7 @@ def test_a_changed_file_is_written_again(
     mended(table)
     with closing(sqlite3.connect(table)) as careless:
         careless.execute("PRAGMA journal_mode = WAL")  # its readers would have to write
-    mended(table)
+        careless.execute("DELETE FROM domain")
+        careless.commit()
+        mended(table)
+        assert not list(maps.glob("domains.sqlite-*")), "the log of the old one would be read into the new one"

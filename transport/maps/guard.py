@@ -81,7 +81,9 @@ def _split(domains: Iterable[Domain]) -> Iterator[tuple[str, int]]:
 
 
 def read(path: Path) -> tuple[Rows, Rows] | None:
-    """Both tables of an existing file; None when it is missing, damaged, not ours, or WAL."""
+    """Both tables of an existing file; None when it is missing, damaged, not ours, WAL or being written to."""
+    if companions(path):
+        return None
     try:
         with path.open("rb") as file:
             if file.read(20)[18:] == _WAL:
@@ -93,6 +95,11 @@ def read(path: Path) -> tuple[Rows, Rows] | None:
     except (OSError, sqlite3.Error, TypeError, ValueError):
         return None
     return domain, policy
+
+
+def companions(path: Path) -> list[Path]:
+    """Logs and journals beside the file: SQLite would read them into it, or have each reader of it do so."""
+    return [found for end in ("-wal", "-shm", "-journal") if (found := path.with_name(path.name + end)).exists()]
 
 
 def write(settings: Settings, path: Path, *, check: bool = False) -> tuple[bool, Rows]:
@@ -125,6 +132,8 @@ def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
         give_to_owner(aside)
+        for other in companions(path):
+            other.unlink(missing_ok=True)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
