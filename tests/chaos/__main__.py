@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.chaos.drills import DRILLS
+from tests.chaos.more import MORE
 from tests.chaos.run import run
 from tests.chaos.site import ChaosSite
 
@@ -22,7 +23,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="workers of the daemon (default 2)")
     parser.add_argument("words", nargs="*", help="only drills whose name holds one of these")
     args = parser.parse_args()
-    drills = [d for d in DRILLS if not args.words or any(word in d.name for word in args.words)]
+    drills = [d for d in (*DRILLS, *MORE) if not args.words or any(word in d.name for word in args.words)]
     if args.list:
         print(*(d.name for d in drills), sep="\n")
         return 0

@@ -35,7 +35,9 @@ class Drill:
     letters: int = 60
 
 
-def _signal(role: str, number: int) -> Step:
+def send_signal(role: str, number: int) -> Step:
+    """To every process of a role."""
+
     def act(site: ChaosSite) -> None:
         for pid in site.pids(role):
             os.kill(pid, number)
@@ -43,10 +45,12 @@ def _signal(role: str, number: int) -> Step:
     return act
 
 
-def _kill_and_replaced(role: str) -> Step:
+def kill_and_replaced(role: str) -> Step:
+    """SIGKILL, and others in their place."""
+
     def act(site: ChaosSite) -> None:
         old = site.pids(role)
-        _signal(role, signal.SIGKILL)(site)
+        send_signal(role, signal.SIGKILL)(site)
         site.wait_replaced(role, old)
 
     return act
@@ -55,7 +59,7 @@ def _kill_and_replaced(role: str) -> Step:
 def _hang_and_replaced(role: str) -> Step:
     def act(site: ChaosSite) -> None:
         old = site.pids(role)
-        _signal(role, signal.SIGSTOP)(site)
+        send_signal(role, signal.SIGSTOP)(site)
         site.wait_replaced(role, old, 30)
 
     return act
@@ -68,12 +72,12 @@ def _service_manager_restarts(site: ChaosSite) -> None:
 
 
 def _hang_supervisor(site: ChaosSite) -> None:
-    _signal("supervisor", signal.SIGSTOP)(site)
+    send_signal("supervisor", signal.SIGSTOP)(site)
 
 
 def _keeper_dies_again_and_again(site: ChaosSite) -> None:
     for _ in range(4):
-        _kill_and_replaced("keeper")(site)
+        kill_and_replaced("keeper")(site)
 
 
 def _lose_acl(site: ChaosSite) -> None:
@@ -101,7 +105,9 @@ def _refill_slapd(site: ChaosSite) -> None:
         site.slapd.person(f"p{number}", f"person{number}@example.com")
 
 
-def _sql(script: str) -> Step:
+def sql(script: str) -> Step:
+    """Run in PostgreSQL."""
+
     def act(site: ChaosSite) -> None:
         site.postgres.sql(script, "chaos")
 
@@ -207,8 +213,8 @@ def _remove_sockets(site: ChaosSite) -> None:
 
 
 DRILLS = (
-    Drill("a worker is killed", _kill_and_replaced("worker"), known=False),
-    Drill("the keeper is killed", _kill_and_replaced("keeper")),
+    Drill("a worker is killed", kill_and_replaced("worker"), known=False),
+    Drill("the keeper is killed", kill_and_replaced("keeper")),
     Drill("the whole service is killed and started again", _service_manager_restarts, known=False),
     Drill("a worker hangs", _hang_and_replaced("worker"), known=False, foreign=6.0),
     Drill("the keeper hangs", _hang_and_replaced("keeper"), short=False, letters=300),
@@ -222,9 +228,9 @@ DRILLS = (
     Drill("PostgreSQL restarts", _restart_postgres),
     Drill("PostgreSQL hangs", lambda s: s.postgres.hang(), lambda s: s.postgres.cont(), short=False,
           strangers_wait=True),
-    Drill("a table disappears", _sql("ALTER TABLE recipients RENAME TO away"),
-          _sql("ALTER TABLE away RENAME TO recipients"), strangers_wait=True),
-    Drill("40 % of the rows vanish", _sql(_VANISH), _sql(_RETURN)),
+    Drill("a table disappears", sql("ALTER TABLE recipients RENAME TO away"),
+          sql("ALTER TABLE away RENAME TO recipients"), strangers_wait=True),
+    Drill("40 % of the rows vanish", sql(_VANISH), sql(_RETURN)),
     Drill("the SQLite file is swapped for an empty one", _swap_sqlite, _swap_back),
     Drill("the remote list is emptied", _empty_list, _restore_list),
     Drill("the remote list is gone", _remove_list, _restore_list, short=False),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.chaos.drills import DRILLS, Drill
+from tests.chaos.more import MORE
 from tests.chaos.run import run
 from tests.chaos.site import ChaosSite
 
@@ -25,7 +26,7 @@ def site() -> Iterator[ChaosSite]:
             action()
 
 
-@pytest.mark.parametrize("drill", [d for d in DRILLS if d.short], ids=lambda d: d.name)
+@pytest.mark.parametrize("drill", [d for d in (*DRILLS, *MORE) if d.short], ids=lambda d: d.name)
 def test_drill(site: ChaosSite, drill: Drill) -> None:
     """Whatever breaks, every mail ends where it belongs, once."""
     report = run(site, drill)
