@@ -4,7 +4,8 @@
 Both ends were made by the supervisor and belong to its children, so what arrives is ours and may be unpickled.
 A message may carry one open descriptor (a new link after a keeper or a worker was replaced).
 
-Supervisor to worker or keeper: ("settings", Settings, text), ("link", number) with a descriptor, ("stop",).
+Supervisor to worker or keeper: ("settings", parts, text) of `policyd.parts`, ("link", number) with a descriptor,
+("stop",).
 Supervisor to keeper: ("refused", errors) of a reload, ("fault", kind) to be counted.
 Worker or keeper to supervisor: ("beat",), ("ready",), ("reload",). Worker to supervisor: ("unlinked",), once a second
 while it has no link to a keeper.
@@ -15,7 +16,7 @@ Worker to keeper:
     ("index", text)                             what is wrong with the index
     ("observe", [dict, …])                      policy decisions of observed domains
 Keeper to worker:
-    ("settings", digest)                        those by which everything is answered from now on
+    ("asks", {name: Directory})                 what is asked under each name from now on (`Directory.asked`)
     ("answers", [(directory, local, domain, Live), …])
     ("told", [answer, …])                       live answers of `flush` that a worker which began later has to know
     ("ages", {directory: Age}, mark)            each second and after each change: renew the snapshot first;

@@ -21,6 +21,7 @@ from policyd.children import Child, Slot
 from policyd.link import LinkClosedError, Message
 from policyd.listeners import Listeners
 from policyd.loader import Loaded, Loader, needs_restart
+from policyd.parts import cut
 from transport.config.settings import Settings
 
 EXIT_OK, EXIT_CONFIG, EXIT_LATER = 0, 2, 75
@@ -378,8 +379,9 @@ class Supervisor:
     def _swap(self, loaded: Loaded) -> None:
         assert loaded.settings is not None
         self.settings, self.text = loaded.settings, loaded.text
+        parts = cut(self.settings)
         for slot in self.slots:
-            self._tell(slot, ("settings", self.settings, self.text if slot is self.keeper else ""))
+            self._tell(slot, ("settings", parts, self.text if slot is self.keeper else ""))
         log.say(log.INFO, "configuration taken", domains=len(self.settings.domains))
         notify.ready(self._status())
 

@@ -59,11 +59,7 @@ class Answerer:
         self._large: dict[tuple[str, str, bool], Decision] = {}
         self._strangers: dict[tuple[str, str, tuple[bool, ...]], Outcome] = {}
         self._observing = any(domain.enabled == "observe" for domain in settings.domains.values())
-        self._plain = {  # a row of any other directory counts for nothing: situations must not rest on one
-            name: (*domain.local, *domain.remote)
-            for name, domain in settings.domains.items()
-            if domain.enabled == "yes" and not domain.alias_of and not self.router.timed(name)
-        }
+        self._plain = _Plain(settings, self.router)
 
     def new_generation(self) -> None:
         """The index changed: forget what rested on its contents, or (situations) on which directories it holds whole:
@@ -90,7 +86,7 @@ class Answerer:
         """Answer a map whose key is a parsed address."""
         memo_key: object = None
         rows: Sequence[Row] = ()
-        directories = self._plain.get(address.domain)
+        directories = self._plain[address.domain]
         if directories is not None:
             rows = self.knowledge.rows(address.domain, address.local)
             quick = self._quick.get((name, address.domain, id(rows)))
@@ -131,7 +127,7 @@ class Answerer:
         None says nothing: `map` finds the answer, and whether there is one. Raises UnicodeDecodeError.
         """
         local, _, domain = key.decode().rpartition("@")
-        if domain not in self._plain or not local or len(local) > MAX_LOCAL:
+        if self._plain[domain] is None or not local or len(local) > MAX_LOCAL:
             return None
         if not local.isascii() or not local.isprintable() or local[0] == '"':
             return None  # `parse` knows what these mean
@@ -150,7 +146,7 @@ class Answerer:
         """
         if local in ROLES or len(forms(local, self._delimiters)) > 1:
             return None
-        directories = self._plain[domain]
+        directories = self._plain[domain] or ()
         beliefs = [self.knowledge.no(directory, domain, local) for directory in directories]
         if None in beliefs:
             ask = tuple(
@@ -370,6 +366,26 @@ class Answerer:
         """The pairs of one Exim reply (DESIGN 5.6). request: recipient, and client, listener, cert, outsider,
         bounce where the RCPT ACL asks."""
         return exim_answer.answer(self, request, now)
+
+
+class _Plain(dict[str, tuple[str, ...] | None]):
+    """The directories of a domain whose answers depend on the rows alone, None for any other name.
+
+    A row of any other directory counts for nothing: situations must not rest on one. Found out when a domain is first
+    asked for: a reload of thousands must take no time.
+    """
+
+    def __init__(self, settings: Settings, router: Router) -> None:
+        self._settings = settings
+        self._router = router
+
+    def __missing__(self, name: str) -> tuple[str, ...] | None:
+        domain = self._settings.domains.get(name)
+        if domain is None:
+            return None
+        plain = domain.enabled == "yes" and not domain.alias_of and not self._router.timed(name)
+        self[name] = found = (*domain.local, *domain.remote) if plain else None
+        return found
 
 
 def action_of(judgement: Judgement) -> str:

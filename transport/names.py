@@ -101,10 +101,8 @@ class Names:
         self._open_parents = any(d.subdomains != "exact" for d in settings.domains.values())
         self._known: dict[str, Place] = {}
         for destination in settings.destinations.values():
-            if destination.envelope:
+            if destination.envelope and destination.envelope not in settings.domains:
                 self._known.setdefault(destination.envelope, Place(Of.ENVELOPE, None, destination))
-        for domain in settings.domains.values():
-            self._known[domain.name] = Place(Of.SPLIT, domain)
 
     def _shadow(self, name: str) -> Place:
         """Take `DOMAIN[.STORE][.group]` apart; a split domain wins over a store of the same look."""
@@ -134,6 +132,10 @@ class Names:
         """Classify a lower-case A-label domain name."""
         known = self._known.get(name)
         if known is not None:
+            return known
+        domain = self._settings.domains.get(name)
+        if domain is not None:
+            known = self._known[name] = Place(Of.SPLIT, domain)
             return known
         if name.endswith(SHADOW_SUFFIX):
             return self._shadow(name)

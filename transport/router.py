@@ -33,10 +33,7 @@ class Router:
         self.settings = settings
         self.names = Names(settings)
         self.delimiters = settings.daemon.recipient_delimiter
-        self._order = {
-            name: {d: n for n, d in enumerate((*domain.local, *domain.remote))}
-            for name, domain in settings.domains.items()
-        }
+        self._order: dict[tuple[str, ...], dict[str, int]] = {}
         self._waves: dict[str, list[Wave]] = {}
         for wave in sorted(settings.waves, key=lambda w: w.at, reverse=True):
             self._waves.setdefault(wave.domain, []).append(wave)
@@ -45,6 +42,12 @@ class Router:
         """Whether an answer for this domain can change by the clock alone."""
         entry = self.settings.domains[domain]
         return domain in self._waves or entry.delivery_until is not None
+
+    def _order_of(self, directories: tuple[str, ...]) -> dict[str, int]:
+        order = self._order.get(directories)
+        if order is None:
+            order = self._order[directories] = {name: number for number, name in enumerate(directories)}
+        return order
 
     def decide(self, knowledge: Knowledge, address: Address, now: float, *, observing: bool = False) -> Decision:
         """Decide for one address.
@@ -99,7 +102,7 @@ class Router:
 
     def _in_domain(self, question: Question, address: Address, domain: Domain, *, match: bool) -> Decision:
         shapes = forms(address.local, self.delimiters)
-        order = self._order[domain.name]
+        order = self._order_of((*domain.local, *domain.remote))
         until = self._next_change(domain, question.now)
         for number, (base, extension) in enumerate(shapes):
             rows = [row for row in question.knowledge.rows(address.domain, base) if row.directory in order]

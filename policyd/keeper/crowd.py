@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from policyd.link import Age, Live, LoopChannel, Message, Told
 from policyd.worker.counters import BUCKETS, Counts
+from transport.config.settings import Directory
 
 Handler = Callable[["WorkerLink", Message], None]
 
@@ -44,10 +45,10 @@ class WorkerLink:
         if answers:
             self.channel.send(("answers", answers))
 
-    def settings(self, digest: bytes) -> None:
-        """Say by which settings everything is answered from now on; what was answered before goes first."""
+    def asks(self, directories: Mapping[str, Directory]) -> None:
+        """Say what is asked under each name from now on; what was answered before goes first."""
         self._flush()
-        self.channel.send(("settings", digest))
+        self.channel.send(("asks", directories))
 
 
 class Crowd:
@@ -121,10 +122,10 @@ class Crowd:
         for link in list(self.workers.values()):
             link.channel.send(message)
 
-    def settings(self, digest: bytes) -> None:
-        """Tell by which settings everything is answered from now on."""
+    def asks(self, directories: Mapping[str, Directory]) -> None:
+        """Tell what is asked under each name from now on."""
         for link in list(self.workers.values()):
-            link.settings(digest)
+            link.asks(directories)
 
     def ages(self, ages: dict[str, Age], mark: tuple[str, int] | None) -> None:
         """Tell how old each directory is, and of which index."""

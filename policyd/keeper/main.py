@@ -32,9 +32,10 @@ from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
 from policyd.link import Age, LoopChannel, Message, not_asked
 from policyd.loop import new_event_loop, wait_for_others
+from policyd.parts import Arrival
 from policyd.sockets import Open
 from policyd.worker import listen
-from transport.config.settings import Settings
+from transport.config.settings import Directory, Settings
 from transport.index.reader import Reader
 from transport.sync import SyncReport
 
@@ -74,6 +75,8 @@ class Keeper:
         self.crowd = Crowd(loop, self._from_worker)
         self.static = Static(settings, state, self.crowd.fault)
         self.networks = listen.networks(settings.daemon.allow)
+        # what asks by old settings would be of no use to workers with new ones
+        self.arrival = Arrival(loop, self._swap, lambda: self.hopeless("it could not take the new settings"))
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
         self._reloads: list[asyncio.Future[tuple[str, ...]]] = []
         self.moments = Moments(loop, lambda: self._task(self._new_generation()))
@@ -165,7 +168,8 @@ class Keeper:
         self.static.settings = settings
         for name, directory in settings.directories.items():
             queue = self.queues.get(name)
-            if queue is not None and queue.directory == directory:
+            if queue is not None and queue.directory.asked == directory.asked:
+                queue.directory = directory  # who waits for it goes on waiting
                 continue
             if queue is not None:
                 queue.close()
@@ -174,10 +178,13 @@ class Keeper:
             )
         for name in self.queues.keys() - settings.directories.keys():
             self.queues.pop(name).close()
-        self.crowd.settings(settings.digest)
+        self.crowd.asks(self._asks())
         self.index.use(settings.directories)
         self._use_syncs(old)
         self.moments.use(settings)
+
+    def _asks(self) -> dict[str, Directory]:
+        return {name: one.asked for name, one in self.settings.directories.items()}
 
     def _use_syncs(self, old: Settings) -> None:
         """Readings, once the index can be written."""
@@ -197,16 +204,15 @@ class Keeper:
         for name in self.syncs.keys() - self.settings.directories.keys():
             self.syncs.pop(name).close()
 
-    async def _swap(self, settings: Settings, text: str) -> None:
-        """New settings from the supervisor; the workers have them already."""
-        noted = self._task(self.changes.note(settings, text, "reload"))
+    def _swap(self, settings: Settings, text: str) -> None:
+        """New settings from the supervisor, which the workers get as well."""
         self.refused = ()
         self.loaded_at = time.time()
-        try:
-            self._use(settings)
-        except Exception as error:  # workers would take none of our answers: they have the new settings
-            log.limited(log.ERROR, "settings", "fault in taking new settings", error)
-            self.hopeless("it could not take the new settings")
+        self.arrival.let_go(self.settings)
+        self._use(settings)
+        self._task(self._swapped(settings, self._task(self.changes.note(settings, text, "reload"))))
+
+    async def _swapped(self, settings: Settings, noted: asyncio.Task[Any]) -> None:
         await self.index.note(settings)
         self.renew()
         self.tell_ages()
@@ -214,6 +220,10 @@ class Keeper:
         self.static.changed()
         await asyncio.wait([noted], timeout=_NOTING)  # who asked may look at it
         self._reloaded(())
+
+    def _refuse(self, errors: tuple[str, ...]) -> None:
+        self.refused = errors
+        self._reloaded(errors)
 
     async def reload(self) -> tuple[str, ...]:
         """Ask the supervisor for a reload; its errors, () when it was taken."""
@@ -323,7 +333,7 @@ class Keeper:
     def link(self, number: int, sock: socket.socket) -> None:
         """A worker, new or not, is to be served."""
         link = self.crowd.add(number, sock)
-        link.settings(self.settings.digest)
+        link.asks(self._asks())
         link.channel.send(("peers", self.peers.networks()))
         link.channel.send(("ages", self.ages(), self.index.mark))
         if told := self.answers.knowledge.lasting():
@@ -349,11 +359,10 @@ class Keeper:
 
     def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
         match message:
-            case ("settings", settings, text):
-                self._task(self._swap(settings, text))
+            case ("settings", parts, text):
+                self.arrival.begin(parts, text)
             case ("refused", errors):
-                self.refused = tuple(errors)
-                self._reloaded(tuple(errors))
+                self.arrival.then(partial(self._refuse, tuple(errors)))
             case ("fault", kind):
                 self.crowd.fault(kind)
             case ("link", number):

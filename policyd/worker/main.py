@@ -17,6 +17,7 @@ from typing import Any
 from policyd import log
 from policyd.link import LoopChannel, Message, Told, not_asked
 from policyd.loop import new_event_loop
+from policyd.parts import Arrival
 from policyd.sockets import Open
 from policyd.worker import listen
 from policyd.worker.cache import Cache
@@ -26,7 +27,7 @@ from policyd.worker.faces import KINDS
 from policyd.worker.knowledge import LiveKnowledge
 from policyd.worker.live import LiveLink, Pending
 from transport.answerer import MAPS, Answerer, Outcome
-from transport.config.settings import Settings
+from transport.config.settings import Directory, Settings
 
 RENEW = 0.05
 """Seconds between two renewals of the snapshot (ENGINEERING 3)."""
@@ -62,6 +63,7 @@ class Worker:
         self.caches: dict[tuple[str, str], Cache] = {
             (one.role, one.map_name): Cache() for one in listeners if one.role in KINDS
         }
+        self.arrival = Arrival(loop, self._configure)
         self.knowledge = LiveKnowledge(settings, settings.daemon.state)
         self.answerer = Answerer(settings, self.knowledge)
         self.live = LiveLink(loop, settings, self._to_keeper)
@@ -74,7 +76,7 @@ class Worker:
         self.keeper: LoopChannel | None = None
         self.heard = self.silence = 0.0
         self.unlinked = 0  # seconds without a link to a keeper
-        self.keeper_settings = b""  # the digest of those that the keeper answers by
+        self.keeper_asks: dict[str, Directory] = {}  # what it asks where, so far as it has said
         if keeper is not None:
             self._link(keeper)
         self.knowledge.renew()
@@ -204,7 +206,7 @@ class Worker:
         if self.keeper is not None:
             self.keeper.close()
         self.keeper = LoopChannel(self.loop, sock, self._from_keeper, self._keeper_closed)
-        self.keeper_settings = b""
+        self.keeper_asks = {}
         self.knowledge.keeper = True
         self.silence = _KEEPER_START
         self.heard = time.monotonic()
@@ -244,8 +246,8 @@ class Worker:
             case ("told", answers):
                 self._answered(answers)
                 self._forget()  # what was answered before they came rests on the index alone
-            case ("settings", digest):
-                self.keeper_settings = digest
+            case ("asks", directories):
+                self.keeper_asks = directories
             case ("ages", ages, mark):
                 # the rows of a reading must be in our snapshot before its "no" is believed
                 knowledge.mark = mark
@@ -269,19 +271,24 @@ class Worker:
 
     def _answered(self, answers: list[Told]) -> None:
         """Live answers. By other settings than ours the same name may be another directory: then they say nothing."""
-        ours = self.keeper_settings == self.settings.digest
+        ours = {name: self._asks_ours(name) for name in {answer[0] for answer in answers}}
         for directory, local, domain, result in answers:
             triple = (directory, local, domain)
-            if ours:
+            if ours[directory]:
                 self.knowledge.learn(triple, result)
-            self.live.answer(triple, result if ours else not_asked())
+            self.live.answer(triple, result if ours[directory] else not_asked())
+
+    def _asks_ours(self, name: str) -> bool:
+        """Whether the keeper asks the directory that our settings mean."""
+        mine = self.settings.directories.get(name)
+        return mine is not None and self.keeper_asks.get(name) == mine.asked
 
     # --- the supervisor ---------------------------------------------------------------------------------------
 
     def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
         match message:
-            case ("settings", settings, _):
-                self._configure(settings)
+            case ("settings", parts, text):
+                self.arrival.begin(parts, text)
             case ("link", _):
                 self._linked(channel)
             case ("stop",):
@@ -295,9 +302,10 @@ class Worker:
             log.limited(log.ERROR, "descriptors for a link", "out of descriptors, the link to the keeper is lost: "
                         "raise LimitNOFILE= or lower default_process_limit", error=error.strerror)  # fmt: skip
 
-    def _configure(self, settings: Settings) -> None:
+    def _configure(self, settings: Settings, _: str) -> None:
         """Between two callbacks everything is the new configuration's; no connection notices."""
         answerer = Answerer(settings, self.knowledge)
+        self.arrival.let_go(self.settings)
         self.settings = settings
         self.knowledge.configure(settings)
         self.answerer = answerer

@@ -22,6 +22,7 @@ from policyd.keeper.index import IndexCare
 from policyd.keeper.main import Keeper
 from policyd.keeper.observe import Observations
 from policyd.link import Channel
+from policyd.parts import cut
 from tests.daemon.site import REMOTE, Site
 from transport.config.settings import Daemon, Settings
 from transport.config.settings import Static as StaticTable
@@ -175,7 +176,7 @@ def test_a_keeper_that_cannot_take_new_settings_is_replaced(tmp_path: Path, monk
         monkeypatch.setattr(keeper, "hopeless", said.append)
         monkeypatch.setattr(keeper.answers, "configure", lambda _: 1 / 0)
         channel = Channel(theirs)
-        channel.send(("settings", settings, "text"))
+        channel.send(("settings", cut(settings), "text"))
         await _until(lambda: said)
         await asyncio.sleep(0.1)  # what goes on here ends in the real one
         keeper.static.close()

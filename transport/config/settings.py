@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -142,6 +142,11 @@ class Directory:
     def live(self) -> bool:
         """Whether it can be asked about one address while the MTA waits."""
         return self.type != "file"
+
+    @property
+    def asked(self) -> Directory:
+        """What a live answer of it rests on: it is asked alike, whatever domains name it."""
+        return replace(self, domains=()) if self.domains else self
 
     def young(self, content_time: float | None, now: float) -> bool:
         """Whether a file's "no" counts at `now`, its content being of that time (both unix).

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New settings on their way: a little at a time, and no live answer is lost over them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyd import clock
+from policyd.keeper.main import Keeper
+from policyd.link import Channel, Live
+from policyd.parts import Arrival, cut
+from policyd.worker.live import Pending
+from policyd.worker.main import Worker
+from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions, Wave
+
+HERE = Directory("here", "sql", SqlOptions("sqlite:////nowhere/people.db", "SELECT address FROM recipients"), b"f" * 16)
+TRIPLE = ("here", "new", "example.com")
+
+
+def _settings(state: Path, *names: str, directory: Directory = HERE) -> Settings:
+    domains = {name: Domain(name, local=("here",), destination="m365") for name in names}
+    return Settings(
+        digest=" ".join(names).encode(),
+        daemon=Daemon(state=state),
+        directories={"here": replace(directory, domains=tuple(names))},
+        destinations={"m365": Destination("m365", hosts=("192.0.2.9",))},
+        domains=domains,
+    )
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_thousands_of_domains_arrive_a_few_at_a_time(tmp_path: Path) -> None:
+    """Settings are the same at the other end, and whoever else has something to do in the loop gets his turns."""
+    wave = Wave("first", 1.0, "d1.example", "m365", frozenset(f"u{n}@d1.example" for n in range(5000)))
+    sent = replace(_settings(tmp_path, *(f"d{n}.example" for n in range(5000))), waves=(wave, replace(wave, name="b")))
+    taken: list[tuple[Settings, str]] = []
+    turns = 0
+
+    async def life() -> None:
+        nonlocal turns
+        arrival = Arrival(asyncio.get_running_loop(), lambda *new: taken.append(new))
+        arrival.begin(cut(sent), "text")
+        while not taken:
+            turns += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(life())
+    assert taken == [(sent, "text")]
+    assert turns > 100
+
+
+def test_what_comes_behind_settings_is_done_behind_them(tmp_path: Path) -> None:
+    """Of many reloads the newest wins, and a refused one is the last word when it was the last."""
+    one, two, three = (_settings(tmp_path, f"{word}.example") for word in ("one", "two", "three"))
+    seen: list[object] = []
+
+    async def life() -> None:
+        arrival = Arrival(asyncio.get_running_loop(), lambda settings, _: seen.append(settings))
+        for settings in (one, two, three):
+            arrival.begin(cut(settings), "")
+        arrival.then(lambda: seen.append("refused"))
+        await _until(lambda: "refused" in seen)
+
+    asyncio.run(life())
+    assert seen == [one, three, "refused"]
+
+
+def test_damaged_settings_are_said_and_the_next_ones_are_taken(tmp_path: Path) -> None:
+    """One reload that cannot be taken stands in nobody's way."""
+    good = _settings(tmp_path, "example.com")
+    seen: list[object] = []
+
+    async def life() -> None:
+        arrival = Arrival(
+            asyncio.get_running_loop(), lambda settings, _: seen.append(settings), lambda: seen.append("failed")
+        )
+        arrival.begin((cut(good)[0], b"nonsense"), "")
+        arrival.begin(cut(good), "")
+        await _until(lambda: len(seen) > 1)
+
+    asyncio.run(life())
+    assert seen == ["failed", good]
+
+
+OTHER = replace(HERE, options=SqlOptions("sqlite:////nowhere/other.db", "SELECT address FROM recipients"))
+
+
+@pytest.mark.parametrize(("directory", "counts"), [(HERE, True), (OTHER, False)])
+def test_a_live_answer_counts_while_its_directory_is_the_same(
+    tmp_path: Path, directory: Directory, counts: bool
+) -> None:
+    """A worker that has new settings already takes an answer of a keeper with the old ones, if nothing that it rests on
+    has changed: adding a domain puts no stranger off. That of a directory which was exchanged says nothing."""
+    old = _settings(tmp_path, "example.com")
+    new = _settings(tmp_path, "example.com", "example.org", directory=directory)
+    up, supervisor = socket.socketpair()
+    link, keeper = socket.socketpair()
+    went_on: list[Pending] = []
+
+    class Waiter:
+        def resume(self, pending: Pending) -> None:
+            went_on.append(pending)
+
+    async def life() -> None:
+        worker = Worker(asyncio.get_running_loop(), old, 1, [], up, link)
+        worker.supervisor.on_close = lambda _: None
+        tell = Channel(keeper)
+        tell.send(("asks", {"here": old.directories["here"].asked}))
+        await _until(lambda: worker.keeper_asks)
+        assert worker.live.wait(Pending(Waiter(), None, None, clock.now()), [TRIPLE], None)
+        Channel(supervisor).send(("settings", cut(new), ""))
+        await _until(lambda: worker.settings == new)
+        now = clock.now()
+        tell.send(("answers", [(*TRIPLE, Live((), now, now + 5))]))
+        await _until(lambda: went_on)
+        worker.supervisor.close()
+        assert worker.keeper is not None
+        worker.keeper.close()
+
+    asyncio.run(life())
+    assert (went_on[0].overlay[TRIPLE].records == ()) is counts
+
+
+def test_who_waits_for_a_live_answer_goes_on_waiting_when_a_domain_is_added(tmp_path: Path) -> None:
+    """The directory is asked as before: nobody who asked a moment ago is put off for a new domain's sake."""
+    answers: list[Any] = []
+
+    async def life() -> None:
+        up, supervisor = socket.socketpair()
+        keeper = Keeper(asyncio.get_running_loop(), _settings(tmp_path, "example.com"), "", [], up)
+        keeper.supervisor.on_close = lambda _: None
+        queue = keeper.queues["here"]
+        queue.ask("new", "example.com", lambda *answer: answers.append(answer))
+        keeper._use(_settings(tmp_path, "example.com", "example.org"))
+        assert keeper.queues["here"] is queue
+        assert (queue.closed, answers) == (False, [])
+        assert queue.directory.domains == ("example.com", "example.org")
+        keeper.static.close()
+        queue.close()
+        supervisor.close()
+
+    asyncio.run(life())
