@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
@@ -24,17 +23,18 @@ if TYPE_CHECKING:
 _REQUEST = 8192
 _PATIENCE = 10.0
 _CLIENTS = 32  # whoever may connect must not take the descriptors with which directories are asked
+_AT_ONCE = 200  # samples of one metric that are made in one turn of the loop: about a millisecond
 _CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class KeeperCollector(Collector):
-    """All metrics at the moment of a scrape."""
+    """All metrics at the moment of a scrape. One with many samples comes in several families of the same name."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
 
     def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client for each scrape."""
+        """Called for each scrape."""
         yield from self._answers()
         yield from self._processes()
         yield from self._directories()
@@ -43,13 +43,15 @@ class KeeperCollector(Collector):
 
     def _answers(self) -> Iterator[Metric]:
         crowd = self.keeper.crowd
-        decisions = CounterMetricFamily(
-            "splitmx_decisions", "Answers given, by map (or policy, exim), split domain and verdict.",
-            labels=["map", "domain", "verdict"],
-        )  # fmt: skip
-        for key, number in crowd.decisions.items():
-            decisions.add_metric(key, number)
-        yield decisions
+        known = list(crowd.decisions.items())
+        for at in range(0, max(1, len(known)), _AT_ONCE):
+            decisions = CounterMetricFamily(
+                "splitmx_decisions", "Answers given, by map (or policy, exim), split domain and verdict.",
+                labels=["map", "domain", "verdict"],
+            )  # fmt: skip
+            for key, number in known[at : at + _AT_ONCE]:
+                decisions.add_metric(key, number)
+            yield decisions
         yield CounterMetricFamily("splitmx_cached_answers", "Answers that came out of a cache.", crowd.cached)
         yield CounterMetricFamily("splitmx_connections_accepted", "Connections accepted.", crowd.accepted)
         buckets = []
@@ -199,8 +201,8 @@ class MetricsServer:
         self.keeper = keeper
         self.listener = listener
         self.clients = 0
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(KeeperCollector(keeper))
+        self.collector = KeeperCollector(keeper)
+        self._alone = asyncio.Lock()
 
     async def serve(self) -> None:
         """Listen as long as the daemon lives: a loop need not hold a server that nobody refers to."""
@@ -226,7 +228,8 @@ class MetricsServer:
                 if len(head) > _REQUEST or method not in (b"GET", b"HEAD") or path not in (b"/metrics", b"/"):
                     body, status = b"GET /metrics\n", "404 Not Found"
                 else:
-                    body, status = generate_latest(self.registry), "200 OK"
+                    async with self._alone:
+                        body, status = await _text(self.collector), "200 OK"
                 writer.write(
                     f"HTTP/1.1 {status}\r\nContent-Type: {_CONTENT}\r\nContent-Length: {len(body)}\r\n"
                     "Connection: close\r\n\r\n".encode()
@@ -242,3 +245,28 @@ class MetricsServer:
         finally:
             self.clients -= 1
             writer.close()
+
+
+async def _text(collector: Collector) -> bytes:
+    """The exposition of all metrics, made a little at a time: with thousands of domains it takes a second, and whoever
+    waits for a live look-up would wait as well."""
+    parts = []
+    before = ""
+    for metric in collector.collect():
+        text = generate_latest(_One(metric))
+        if metric.name == before:  # HELP and TYPE stand above the first of its samples only
+            text = b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"#"))
+        before = metric.name
+        parts.append(text)
+        await asyncio.sleep(0)
+    return b"".join(parts)
+
+
+class _One(Collector):
+    """One metric for prometheus_client."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.metric
