@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import time
 from pathlib import Path
 
@@ -43,19 +44,37 @@ class _Stderr(logging.Handler):
 
     dropped = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipe = _own_end()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line now or never."""
         try:
             line = self.format(record).encode("utf-8", "replace")[:_LONGEST] + b"\n"
-            if not select.select((), (2,), (), 0)[1]:
+            if self.pipe < 0 and not select.select((), (2,), (), 0)[1]:
                 self.dropped += 1
                 return
             if self.dropped:
                 line = b"(%d lines were lost before this one)\n" % self.dropped + line
-                self.dropped = 0
-            os.write(2, line)
+            os.write(2 if self.pipe < 0 else self.pipe, line)
+            self.dropped = 0
         except (OSError, ValueError):
             self.dropped += 1
+
+
+def _own_end() -> int:
+    """Where standard error is a pipe, an end of it that never waits; else -1.
+
+    Our processes share the pipe: what was writable when one of them looked may be full when it writes, and it would
+    wait for ever if nobody reads. O_NONBLOCK on standard error itself would be set for all who have it (fcntl(2)).
+    """
+    try:
+        if stat.S_ISFIFO(os.fstat(2).st_mode):
+            return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        pass  # no /proc, or somebody else's pipe
+    return -1
 
 
 class _Line(logging.Formatter):

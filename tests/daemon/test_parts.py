@@ -6,10 +6,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +153,32 @@ def test_log_without_a_reader_does_not_wait() -> None:
     finally:
         os.dup2(saved, 2)
         for descriptor in (saved, reading, writing):
+            os.close(descriptor)
+        logging.getLogger("splitmx").handlers.clear()
+
+
+def test_a_log_that_another_process_fills_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All our processes write to the same pipe: room that was there at one look may be another's a moment later."""
+    monkeypatch.setattr(select, "select", lambda *_: ((), (2,), ()))
+    reading, writing = os.pipe()
+    saved = os.dup(2)
+    os.dup2(writing, 2)
+
+    def fill() -> None:
+        for _ in range(2000):
+            log.say(log.WARNING, "x" * 200)
+
+    filling = threading.Thread(target=fill, daemon=True)
+    try:
+        log.setup("info")
+        filling.start()
+        filling.join(10)
+        assert not filling.is_alive()
+    finally:
+        os.close(reading)  # ends a wait
+        filling.join()
+        os.dup2(saved, 2)
+        for descriptor in (saved, writing):
             os.close(descriptor)
         logging.getLogger("splitmx").handlers.clear()
 
