@@ -7,8 +7,10 @@ All is written in threads (`Saver`, `policyd.keeper.changes.ChangeLog`): a disk 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,16 @@ def replace(path: Path, text: str) -> bool:
                     file=path, error=error.strerror)  # fmt: skip
         return False
     return True
+
+
+def append(path: Path) -> int:
+    """A descriptor that adds to the file, readable by us alone. Raises OSError, for a link or a FIFO too."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    handle = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return handle
 
 
 def make_folder(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import deque
 from pathlib import Path
@@ -77,11 +78,11 @@ class Observations:
             if day != self._day:
                 self._prune(day)
                 self._day = day
-            if path.exists() and path.stat().st_size + len(text) > DAY_BYTES:
-                log.limited(log.WARNING, "observe full", "today's file of observed decisions is full",
-                            file=path)  # fmt: skip
-                return False
-            with path.open("a", encoding="ascii") as file:
+            with os.fdopen(files.append(path), "a", encoding="ascii") as file:
+                if os.fstat(file.fileno()).st_size + len(text) > DAY_BYTES:
+                    log.limited(log.WARNING, "observe full", "today's file of observed decisions is full",
+                                file=path)  # fmt: skip
+                    return False
                 file.write(text)
         except OSError as error:
             log.limited(log.WARNING, "observe write", "cannot write observed decisions", file=path, error=error)

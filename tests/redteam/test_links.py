@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from policyd import sockets
 from policyd.cli import index
 from policyd.keeper import files
+from policyd.keeper.observe import Observations
 from transport.index.writer import IndexFault, Writer
 
 NOBODY = 65534
@@ -64,4 +67,25 @@ def test_the_indexs_lock_is_no_link(state: Path) -> None:
 def test_what_is_remembered_is_written_through_no_link(state: Path) -> None:
     (state / ".loops.json.new").symlink_to("../precious")
     assert not files.replace(state / "loops.json", "{}")
+    _untouched(state)
+
+
+@pytest.mark.parametrize("put", ["link", "fifo"])
+def test_observed_decisions_are_written_into_no_other_file(state: Path, put: str) -> None:
+    """Nothing is added to a file elsewhere, and a FIFO that nobody reads holds up no thread: they count as dropped."""
+    day = state / "observe" / time.strftime("%Y-%m-%d.jsonl", time.gmtime())
+    day.parent.mkdir()
+    if put == "link":
+        day.symlink_to("../../precious")
+    else:
+        os.mkfifo(day)
+
+    async def life() -> Observations:
+        observations = Observations(state)
+        observations.add([{"recipient": "ann@example.com"}])
+        await observations.finish(5)
+        return observations
+
+    observations = asyncio.run(life())
+    assert (observations.written, observations.dropped) == (0, 1)
     _untouched(state)
