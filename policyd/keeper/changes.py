@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from policyd import log
+from policyd import log, threads
 from policyd.keeper import files
 from transport.config.settings import Settings
 
@@ -75,7 +75,7 @@ class ChangeLog:
         """Write down that `text` is in use now; never raises."""
         try:
             async with self._alone:
-                await asyncio.to_thread(record, settings, text, by)
+                await threads.to_thread(record, settings, text, by)
         except Exception as error:
             log.limited(log.ERROR, "changes", "fault in the change log; the settings are in use all the same", error)
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from policyd import log
+from policyd import log, threads
 
 
 def replace(path: Path, text: str) -> bool:
@@ -102,7 +102,7 @@ class Saver:
 
     async def _written(self, text: str) -> bool:
         try:
-            return await asyncio.to_thread(replace, self.path, text)
+            return await threads.to_thread(replace, self.path, text)
         except Exception as error:  # no thread can be started
             log.limited(log.WARNING, f"write {self.path.name}", "cannot write a state file", error, file=self.path)
             return False

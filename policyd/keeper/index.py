@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from policyd import log
+from policyd import log, threads
 from transport.config.settings import Settings
 from transport.index.writer import IndexFault, Writer
 from transport.sync import SyncReport
@@ -65,7 +65,7 @@ class IndexCare:
             try:
                 if self.writer is None:
                     await self._open()
-                elif reason := await asyncio.to_thread(self._look, self.writer):
+                elif reason := await threads.to_thread(self._look, self.writer):
                     await self._recover(reason)
                 await self._go_on(settings())
             except IndexFault as fault:
@@ -75,7 +75,7 @@ class IndexCare:
             await asyncio.sleep(_AGAIN if self.writer is None else _CHECK)
 
     async def _open(self) -> None:
-        writer = await asyncio.to_thread(Writer, self.state)
+        writer = await threads.to_thread(Writer, self.state)
         self._error = ""
         if writer.said:
             log.say(log.WARNING, "index", said=writer.said)
@@ -84,7 +84,7 @@ class IndexCare:
 
     async def _recover(self, reason: str) -> None:
         assert self.writer is not None
-        await asyncio.to_thread(self.writer.recover, reason)
+        await threads.to_thread(self.writer.recover, reason)
         log.say(log.ERROR, "index was broken", said=self.writer.said)
         self._noted = b""
         self._then = self._then or self.rebuilt
@@ -122,7 +122,7 @@ class IndexCare:
     async def _written(self, work: Callable[..., object], *arguments: object) -> bool:
         """Do this in a thread; whether it was done."""
         try:
-            await asyncio.to_thread(work, *arguments)
+            await threads.to_thread(work, *arguments)
         except IndexFault as fault:
             self.fault(fault)
         except Exception as error:  # no thread can be started

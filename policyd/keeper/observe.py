@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from policyd import log
+from policyd import log, threads
 from policyd.keeper import files
 
 KEEP_DAYS = 14
@@ -57,7 +57,7 @@ class Observations:
 
     async def _written(self, batch: list[dict[str, Any]]) -> bool:
         try:
-            return await asyncio.to_thread(self._write, batch)
+            return await threads.to_thread(self._write, batch)
         except Exception as error:  # no thread can be started
             log.limited(log.WARNING, "observe write", "cannot write observed decisions", error)
             return False

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd import log
+from policyd import log, threads
 from policyd.keeper import files
 from transport.config.settings import Settings
 
@@ -111,7 +111,7 @@ class Peers:
         while True:
             try:
                 if names := self.due():
-                    if self.take(await asyncio.to_thread(self.refresh, names)):
+                    if self.take(await threads.to_thread(self.refresh, names)):
                         self.file.save(self.text())
                         changed()
                     tell()

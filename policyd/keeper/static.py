@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from policyd import log
+from policyd import log, threads
 from transport.config.settings import Settings
 from transport.index.reader import Reader
 
@@ -70,7 +70,7 @@ class Static:
                 await asyncio.sleep(_PAUSE)
             except TimeoutError:
                 with contextlib.suppress(Exception):  # no thread to be had: looked at again
-                    lost = await asyncio.to_thread(self._lost)
+                    lost = await threads.to_thread(self._lost)
                 if lost is not None:
                     self._fault("static")
                     log.say(log.ERROR, "a file that Postfix or Exim reads was removed or damaged: it is written again",
@@ -81,7 +81,7 @@ class Static:
             settings, spf = self.settings, dict(self.spf)
             altered = await self._altered_now()
             try:
-                await asyncio.to_thread(self._build, settings, spf)
+                await threads.to_thread(self._build, settings, spf)
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
                 log.limited(log.ERROR, "static", "fault in building the static maps, the old ones stay", error)
@@ -90,7 +90,7 @@ class Static:
             before = {p: filled for p, filled in self._files.items() if p != lost and settings is self._built}
             self._built, self._guard_seen = settings, None
             with contextlib.suppress(Exception):
-                before |= await asyncio.to_thread(self._standing)
+                before |= await threads.to_thread(self._standing)
             still = await self._altered_now()
             self._left = {path: now for path, now in still.items() if altered.get(path, "") == now}
             self._files = before
@@ -130,7 +130,7 @@ class Static:
 
     async def _altered_now(self) -> dict[Path, object]:
         with contextlib.suppress(Exception):  # no thread to be had
-            return await asyncio.to_thread(self._altered)
+            return await threads.to_thread(self._altered)
         return {}
 
     def _altered(self) -> dict[Path, object]:

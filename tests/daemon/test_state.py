@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from policyd import log
+from policyd import log, threads
 from policyd.keeper import index as index_care
 from policyd.keeper import static
 from policyd.keeper.files import Saver
@@ -30,7 +31,7 @@ from transport.config.settings import Static as StaticTable
 
 def _refusing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
     """Some of the threads that are asked for cannot be started: those with these numbers, counted from 1."""
-    real, count = asyncio.to_thread, 0
+    real, count = threads.to_thread, 0
 
     async def to_thread(work: Callable[..., Any], *arguments: Any) -> Any:
         nonlocal count
@@ -39,7 +40,49 @@ def _refusing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
             raise RuntimeError("can't start new thread")
         return await real(work, *arguments)
 
-    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(threads, "to_thread", to_thread)
+
+
+def test_work_for_which_no_thread_could_be_started_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of threads: who is told that it was not done relies on it, also once there are threads again."""
+    done: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def life() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await threads.to_thread(done.append, "refused")
+        monkeypatch.setattr(threading.Thread, "start", start)
+        await threads.to_thread(done.append, "taken")
+
+    asyncio.run(life())
+    assert done == ["taken"]
+
+
+def test_an_index_is_opened_once_there_are_threads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of tasks is met when the keeper begins: no left-over of that keeps the index's lock from it later, so
+    that all who are not listed would be TEMP, and nothing would be read, until a restart."""
+    monkeypatch.setattr(index_care, "_AGAIN", 0.05)
+    start, refused = threading.Thread.start, 0
+
+    def refuse(thread: threading.Thread) -> None:
+        nonlocal refused
+        refused += 1
+        if refused <= 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def life() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        care = IndexCare(tmp_path, lambda: None, lambda: None)
+        await _until(lambda: care.writer is not None, care.run(lambda: Settings(daemon=Daemon(state=tmp_path))))
+        care.close()
+
+    asyncio.run(life())
+    assert refused > 2
 
 
 async def _until(condition: Callable[[], Any], work: Awaitable[None] | None = None) -> None:
