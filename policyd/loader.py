@@ -12,6 +12,7 @@ import os
 import pickle
 import select
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from policyd.version import replaced
 from transport.config.settings import Daemon, Settings
 
 _DESCRIPTORS = 1 << 20  # more than we ever open
+_WRITING = 0.1  # seconds until a file that is being written is loaded again
 _PATIENCE = 30.0  # seconds for reading the configuration, waves' files included
 _FIXED = ("socketmap", "policy", "exim", "tcp_table", "control", "metrics", "state", "workers")
 
@@ -134,7 +136,29 @@ def _child(path: Path, parent: int, writing: int) -> None:
 
 
 def load(path: Path) -> Loaded:
-    """Load and check `path` here and now; every mistake becomes one line, nothing is raised for a bad file."""
+    """Load and check `path` here and now; every mistake becomes one line, nothing is raised for a bad file.
+
+    One that is written meanwhile is loaded again: half a configuration looks like one with fewer domains, whose mail
+    would be refused. Who waits (`Loader`) gives up a file that is written on and on.
+    """
+    while True:
+        before = _stamp(path)
+        loaded = _load(path)
+        if before is None or before == _stamp(path):
+            return loaded
+        time.sleep(_WRITING)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What another content of a file changes; None when it is no file (a FIFO can be read but once)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _load(path: Path) -> Loaded:
     if replaced():  # half of what checks the file would be of the one version, half of the other
         return Loaded(None, "", ("the program's files have changed (another version?): restart it instead",))
     try:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from policyd import loader
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta import daemon
 from tests.mta.waiting import wait_for
 from tests.servers.slapd import Slapd
 from tests.servers.sqlite import SqliteTable
+from transport.config import load as configuration
+from transport.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,6 +135,28 @@ def _with_slapd(sites: Callable[..., Site], slapd: object) -> Site:
     from tests.daemon.test_live import with_slapd
 
     return with_slapd(sites, slapd)
+
+
+def test_a_configuration_that_is_still_written_is_loaded_again(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there when it was opened is whole domains, but not all of them: the others' mail would be refused."""
+    path = sites("ann@example.com").splitmx.config
+    whole = path.read_text().rstrip() + '\n[domains."example.org"]\nlocal = ["here"]\ndestination = "m365"\n'
+    path.write_text(whole.partition('[domains."example.org"]')[0])
+    real = configuration.load
+
+    def load(file: Path) -> Settings:
+        settings = real(file)
+        if path.read_text() != whole:
+            path.write_text(whole)  # as by a copy that goes on
+        return settings
+
+    monkeypatch.setattr(configuration, "load", load)
+    loaded = loader.load(path)
+    assert loaded.settings is not None
+    assert set(loaded.settings.domains) == {"example.com", "example.org"}
+    assert loaded.text == whole
 
 
 BESIDE = """
