@@ -35,6 +35,18 @@ def _uvloop() -> asyncio.AbstractEventLoop | None:
     return loop
 
 
+_M_ARENA_MAX, _ARENAS = -8, 2  # mallopt(3); the first one is the process's own heap
+
+
+def share_heaps() -> None:
+    """From now on threads allocate out of two heaps, not out of one each that keeps what it once needed.
+
+    glibc makes up to eight a processor; most of our threads run one at a time anyway (the interpreter's lock).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
 _SLICE = 10_000_000  # ns; a process with the kernel's default, at most 2.8 ms, takes the processor from such a one
 _SET_ATTR = {"x86_64": 314, "aarch64": 274}  # sched_setattr(2), which glibc has from 2.41 on
 

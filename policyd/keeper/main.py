@@ -31,7 +31,7 @@ from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
 from policyd.link import Age, LoopChannel, Message, not_asked
-from policyd.loop import new_event_loop, wait_for_others
+from policyd.loop import new_event_loop, share_heaps, wait_for_others
 from policyd.parts import Arrival
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -412,6 +412,7 @@ def run(
 ) -> None:
     """The keeper process's whole life; called in the child after the fork."""
     wait_for_others()
+    share_heaps()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_main(settings, text, listeners, up, workers))
 

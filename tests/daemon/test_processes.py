@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,29 @@ def test_a_worker_takes_the_processor_from_the_keeper(site: Site) -> None:
     new = tuple(int(part) for part in ours.release.split("-")[0].split(".")[:2]) >= (6, 12)
     longer = new and ours.machine in ("x86_64", "aarch64")
     assert all((one > _slice(worker)) == longer for one in slices)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.maxsize < 2**32, reason="other libraries have other heaps")
+def test_the_keepers_threads_share_their_heaps(site: Site) -> None:
+    """Each thread with a heap of its own would keep what a reload of a long configuration once needed there."""
+    (keeper,) = site.pids("keeper")
+    site.answers("new@example.com", REMOTE)
+    wait_for(lambda: len(os.listdir(f"/proc/{keeper}/task")) > 2, 10)
+    assert _heaps(keeper) <= 1
+
+
+def _heaps(pid: int) -> int:
+    """Heaps of glibc beside the first one: 64 MB of which the beginning is in use (arena.c, HEAP_MAX_SIZE)."""
+    found, before = 0, ("", 0, 0)
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        place, mode, *_, inode = line.split()[:5]
+        start, end = (int(one, 16) for one in place.split("-"))
+        if inode != "0":
+            mode = "file"
+        if mode == "---p" and before[0] == "rw-p" and before[2] == start and end - before[1] == 1 << 26:
+            found += 1
+        before = (mode, start, end)
+    return found
 
 
 def _slice(thread: int) -> int:
