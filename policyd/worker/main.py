@@ -36,6 +36,7 @@ _BEAT = 0.5
 _KEEPER_SILENT, _KEEPER_START = 3.0, 10.0  # seconds without a word of a keeper that spoke, and of a new one
 _UNLINKED = 2  # seconds without a link after which another one is asked for
 _OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
+_HALVES, _HALF_OCTETS = 100, 16 << 20  # connections with half a request before what they hold is counted, and its bound
 _GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
 _STOP = 3.5  # seconds after which a stopping worker ends whatever is open
 
@@ -106,6 +107,8 @@ class Worker:
         try:
             self.renew()
             self.live.expire()
+            if len(self.halves) > _HALVES:
+                self._bound_halves()
             self.ticks += 1
             if self.ticks % int(_BEAT / RENEW) == 0:
                 self.supervisor.send(("beat",))
@@ -149,6 +152,16 @@ class Worker:
                     one.unread_since = now
                 elif now - one.unread_since > PATIENCE:
                     self._abort(one, "a reply unread for 30 s")
+
+    def _bound_halves(self) -> None:
+        """Half requests take no more memory than `_HALF_OCTETS`: the oldest are let go, an MTA's is a moment old."""
+        held = sum(len(one.buffer) for one in self.halves)
+        if held > _HALF_OCTETS:
+            for one in sorted(self.halves, key=lambda one: one.half_since):
+                held -= len(one.buffer)
+                self._abort(one, "too much of half requests")
+                if held <= _HALF_OCTETS:
+                    break
 
     def _abort(self, one: Connection, why: str) -> None:
         self.counters.fault("slow_client")

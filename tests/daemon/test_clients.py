@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -37,6 +38,31 @@ def _exchange(path: Path, data: bytes, half_close: bool = True) -> bytes:
 def _wait_replaced(site: Site, role: str, old: int) -> None:
     """Wait until another process has taken this one's place."""
     wait_for(lambda: site.pids(role) not in ([], [old]), 10)
+
+
+def test_half_requests_take_no_memory_without_end(site: Site) -> None:
+    """Hundreds of clients that send nearly a whole long request and wait: the oldest are let go, and others are
+    answered."""
+    with contextlib.ExitStack() as held:
+        clients = [held.enter_context(contextlib.closing(site.client())) for _ in range(400)]
+        for client in clients:
+            with contextlib.suppress(OSError):  # it was let go already
+                client.sock.sendall(b"99999:transport " + b"x" * 99_000)
+        wait_for(lambda: sum(_is_closed(client.sock) for client in clients) > 200, 20, site.splitmx.tail)
+        assert not _is_closed(clients[-1].sock)
+        assert site.ask("ann@example.com") == ("OK", LOCAL)
+    assert "too much of half requests" in site.log()
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Whether the daemon has ended this connection."""
+    sock.setblocking(False)
+    try:
+        return sock.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def test_pipelined_frames_are_answered_in_order(site: Site) -> None:
