@@ -22,6 +22,9 @@ _START = 10.0  # seconds until the first heartbeat
 
 _UNENDING = 2.0  # seconds after SIGKILL from which a process waits for something that does not come
 
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_PROTECTED = 0.5  # share of the supervisor's protection when memory runs out that a worker keeps
+
 _LOOK = 0.5  # seconds over which the CPU time of a silent process is watched
 
 MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
@@ -174,6 +177,21 @@ def belong(parent: int, name: str) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(70)
+    _be_killed_first(_PROTECTED if name.startswith("worker") else 0.0)
+
+
+def _be_killed_first(share: float) -> None:
+    """Keep this share of the protection from the kernel's killer that the service manager gave (OOMScoreAdjust=).
+
+    With the supervisor everything ends, with a worker some connections, with the keeper nothing that is not there again
+    a second later; anybody may give up protection (proc(5), oom_score_adj).
+    """
+    try:
+        now = int(_OOM_SCORE.read_text())
+        if now < 0:
+            _OOM_SCORE.write_text(str(int(now * share)))
+    except (OSError, ValueError):
+        pass  # no /proc
 
 
 def raise_descriptor_limit() -> None:

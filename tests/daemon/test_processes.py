@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from policyd import children
 from tests.daemon.site import LOCAL, REMOTE, Site
 from tests.mta.daemon import AS_ROOT, COMMAND
 from tests.mta.waiting import wait_for
@@ -56,6 +57,22 @@ def test_the_keepers_threads_share_their_heaps(site: Site) -> None:
     site.answers("new@example.com", REMOTE)
     wait_for(lambda: len(os.listdir(f"/proc/{keeper}/task")) > 2, 10)
     assert _heaps(keeper) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [("keeper", "-900", "0"), ("loader", "-900", "0"), ("worker-2", "-900", "-450"), ("keeper", "300", "300")],
+)
+def test_the_supervisor_is_the_last_one_that_a_want_of_memory_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: str, kept: str
+) -> None:
+    """What protects it (OOMScoreAdjust=) its children give up, a worker half of it: with it all would end at once."""
+    score = tmp_path / "oom_score_adj"
+    score.write_text(given)
+    monkeypatch.setattr(children, "_OOM_SCORE", score)
+    monkeypatch.setattr(children, "_prctl", None)
+    children.belong(os.getppid(), name)
+    assert score.read_text() == kept
 
 
 def _heaps(pid: int) -> int:

@@ -64,6 +64,7 @@ def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
 def test_one_process_out_of_memory_ends_no_other() -> None:
     """systemd's default stops the whole unit; ours leaves a killed keeper or worker to the supervisor."""
     assert setting("OOMPolicy") == "continue"
+    assert int(setting("OOMScoreAdjust")) < -500
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
