@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 cache=${SPLITMX_TEST_CACHE:-/var/cache/splitmx-tests}
 packages="postfix postfix-ldap postfix-pgsql postfix-mysql postfix-sqlite postfix-lmdb postfix-cdb slapd ldap-utils
- postgresql mariadb-server samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind
+ postgresql pgbouncer mariadb-server samba samba-ad-dc samba-ad-provision samba-dsdb-modules winbind
  build-essential python3-venv openssl ca-certificates systemd libcap2-bin"
 # Exim's package cannot be installed beside Postfix's: it is unpacked into the cache instead.
 exim_packages="exim4-daemon-heavy exim4-base exim4-config libmariadb3 libidn12 libspf2-2"

@@ -45,6 +45,45 @@ def test_a_column_of_octets_is_searched_without_regard_to_case(mariadb: MariaDb,
     source.close()
 
 
+INFO = ("INFO@INFO.EXAMPLE", "Info@EXAMPLE.com", "IRIS@info.example", "iris@EXAMPLE.COM", "bob@example.com")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_capitals_in_a_turkish_database(request: pytest.FixtureRequest, kind: str) -> None:
+    """Its lower() makes ı of I: who stands there in capitals is found all the same, and is no stranger."""
+    rows = ", ".join(f"('{one}')" for one in INFO)
+    server = request.getfixturevalue("postgres" if kind == "postgresql" else "mariadb")
+    if kind == "postgresql":
+        server.sql("DROP DATABASE IF EXISTS turkish")
+        locale = "LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C.UTF-8'"
+        server.sql(f"CREATE DATABASE turkish {locale} ENCODING 'UTF8' TEMPLATE template0")
+        url = server.url_of("turkish")
+    else:
+        url = server.database("turkish", collation="utf8mb4_turkish_ci")
+    server.sql(f"CREATE TABLE r (address varchar(200)); INSERT INTO r VALUES {rows}", "turkish")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    everyone = {record[:2] for record in source.list().records}
+    assert len(everyone) == len(INFO)
+    assert {record[:2] for record in source.ask(sorted(everyone), 1).records} == everyone
+    source.close()
+
+
+def test_settings_of_mariadb_cut_nothing(mariadb: MariaDb) -> None:
+    """GROUP_CONCAT gives all members of a group whatever its limit is, and a padded CHAR column its addresses."""
+    members = ", ".join(f"('all@example.com', 'member{n}@example.com')" for n in range(100))
+    url = mariadb.database("cut", f"CREATE TABLE r (address char(60), member text); INSERT INTO r VALUES {members}")
+    mode = mariadb.sql("SELECT @@GLOBAL.sql_mode").strip()
+    mariadb.sql(f"SET GLOBAL group_concat_max_len = 1024, GLOBAL sql_mode = '{mode},PAD_CHAR_TO_FULL_LENGTH'")
+    query = "SELECT address, 'group' AS kind, GROUP_CONCAT(member) AS targets FROM r GROUP BY address"
+    source = SqlSource("here", SqlOptions(url, query))
+    try:
+        for found in (list(source.list().records), source.ask([("all", "example.com")], 1).records):
+            assert [(record.local, len(record.targets)) for record in found] == [("all", 100)]
+    finally:
+        source.close()
+        mariadb.sql(f"SET GLOBAL group_concat_max_len = DEFAULT, GLOBAL sql_mode = '{mode}'")
+
+
 def test_names_in_mixed_case_beyond_ascii_are_found(database: Database) -> None:
     """Where lower() of the database folds only ASCII, each word may still begin with a capital."""
     database.people(

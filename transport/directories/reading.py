@@ -146,6 +146,13 @@ def spellings(local: str, domain: str, *, upper: bool = False) -> list[str]:
     return list(dict.fromkeys(f"{word}@{name}" for word in locals_ for name in names))
 
 
+def dotless(word: str) -> list[str]:
+    """An address as written, and as a Turkish database folds it where it stands there in capitals: of I it makes ı."""
+    local, _, domain = word.rpartition("@")
+    locals_ = (local, local.replace("i", "ı", 1) if local.startswith("i") else local, local.replace("i", "ı"))
+    return list(dict.fromkeys(f"{one}@{name}" for one in locals_ for name in (domain, domain.replace("i", "ı"))))
+
+
 def _upper(local: str) -> str:
     """Upper case beyond ASCII only: what `lower()` of a database without ICU leaves."""
     return "".join(c if c.isascii() else c.upper() for c in local)

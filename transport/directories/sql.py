@@ -20,13 +20,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transport.config.settings import SqlOptions
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
-from transport.directories.reading import matching, records_of, spellings
+from transport.directories.reading import dotless, matching, records_of, spellings
 from transport.directories.schemas import sql_options
 from transport.directories.sql_connect import (
     BULK,
     LIVE,
     clean,
-    end_call,
     fault_of,
     is_untranslatable,
     lenient_text,
@@ -36,12 +35,14 @@ from transport.directories.sql_driver import (
     NotUtf8,
     Untranslatable,
     drivers_errors,
+    end_call,
     let_go,
     original_of,
     padded_in,
     unpadded,
 )
 from transport.directories.sql_explain import Explained, explain
+from transport.directories.sql_pooler import DOTLESS, give_back
 from transport.directories.sql_servers import Servers, behind, server_of
 from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
@@ -118,6 +119,7 @@ class SqlSource:
             if self.options.changed:
                 listing.cookie = self._first_cookie(connection, listing.skipped)
             yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
+            give_back(connection, LIVE)
         finally:
             let_go(connection)
 
@@ -237,6 +239,8 @@ class SqlSource:
                 return False
             self._drop()
             raise fault_of(error, self.options.url, expired=guard.expired) from None
+        finally:
+            give_back(self._live, end - monotonic())
         return True
 
     def _ask(self, values: Sequence[str], end: float) -> Sequence[Record]:
@@ -247,14 +251,16 @@ class SqlSource:
         try:
             with guard:
                 if self._live is None:
-                    self._live = self._servers.connect(live=True)
+                    self._live = self._servers.connect(live=True, seconds=guard.left)
                 connection = self._live
                 raw = connection.connection.dbapi_connection
                 if isinstance(raw, sqlite3.Connection):
                     raw.execute(f"PRAGMA busy_timeout = {max(1, int(1000 * guard.left))}")
                 for again in (True, False):
                     clause = self._live_clause(connection)
-                    result = connection.execute(clause, {"addresses": [*values]})
+                    turkish = "turkish" in self._collation or connection.info.get(DOTLESS)
+                    words = [form for word in values for form in dotless(word)] if turkish else [*values]
+                    result = connection.execute(clause, {"addresses": words})
                     columns = list(result.keys())
                     self._need_address(columns)
                     padded = padded_in(result.cursor)
@@ -272,6 +278,8 @@ class SqlSource:
             if isinstance(raw, sqlite3.Connection):
                 self._drop()
             raise fault from None
+        finally:
+            give_back(self._live, end - monotonic())
         return tuple(records_of(unpadded(rows, padded) if padded else rows, columns, Skipped()))
 
     def _live_clause(self, connection: Connection) -> TextClause:
@@ -349,6 +357,7 @@ class SqlSource:
                     return self._rows(connection, raw, clause, values, Skipped())
 
                 changes = changes_since(connection, self.options, cookie, limit, rows)
+            give_back(connection, LIVE)
             return replace(changes, server=server_of(connection))
         except NotUtf8:
             return Changes(full_needed=True, why="text that is not UTF-8 among the changed rows")

@@ -10,19 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, exc
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Dialect, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from transport.config import secrets
 from transport.config.errors import Wrong
 from transport.config.settings import SqlOptions
+from transport.directories import sql_pooler
 from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.sql_driver import end_call
 from transport.directories.sql_values import prepare, times_as_text
-from transport.directories.watchdog import shut
+from transport.directories.watchdog import Guard
 
 LIVE = 2.0
 """Seconds after which the database itself ends a live query (DESIGN 4: no query takes more)."""
@@ -30,6 +32,13 @@ LIVE = 2.0
 BULK = 120.0
 """Seconds without a row after which a listing is given up."""
 
+# MariaDB's and MySQL's own settings would cut a listing, or a group's members out of GROUP_CONCAT (MySQL's default:
+# 1024 octets), without a word, and hide every address of a CHAR column behind blanks.
+_WHOLE = (
+    "SET SESSION sql_select_limit = 18446744073709551615, SESSION group_concat_max_len = 4294967295,"
+    " SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')"
+)
+_Made = TypeVar("_Made")
 _EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 # (what stands in `url` -> what is meant by it) of other programs' drivers and SQLAlchemy's former names
 _MEANT = {
@@ -124,6 +133,7 @@ def engine_of(url: str, *, live: bool, more: Mapping[str, Any] | None = None) ->
                 connect_args=_postgresql_arguments(parsed, live) | dict(more or {}),
             )
             event.listen(engine, "connect", _postgresql_session(parsed, live))
+            event.listen(engine, "begin", sql_pooler.begin_transaction)
         elif parsed.get_backend_name() in ("mysql", "mariadb"):
             name = parsed.get_backend_name()
             parsed = _driver(parsed, name, f"{name}+pymysql")
@@ -182,10 +192,8 @@ def _postgresql_session(url: URL, live: bool) -> Callable[[Any, Any], None]:
     chosen = bool(_postgresql_arguments(url, live).get("client_encoding"))
     limit = int(1000 * (LIVE if live else BULK))
 
-    def begin(connection: Any, _: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SET default_transaction_read_only = on")
-            cursor.execute(f"SET statement_timeout = {limit}")
+    def begin(connection: Any, record: Any) -> None:
+        sql_pooler.begin_session(connection, record, limit)
         if chosen:
             prepare(connection)
         if live:
@@ -217,8 +225,7 @@ def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
     def begin(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
-            # a server's or user's own limit would cut a listing without a word
-            cursor.execute("SET SESSION sql_select_limit = 18446744073709551615")
+            cursor.execute(_WHOLE)
             for statement in limits:
                 with contextlib.suppress(Exception):  # an unknown variable: the other product
                     cursor.execute(statement)
@@ -259,23 +266,28 @@ def lenient_text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def end_call(connection: Any) -> bool:
-    """End what a DBAPI connection waits for, from another thread; whether that was possible."""
-    if connection is None:
-        return False
-    if isinstance(connection, sqlite3.Connection):
-        try:
-            connection.interrupt()
-        except sqlite3.Error:
-            pass
-        return True
-    fileno = getattr(connection, "fileno", None)
+def opened(engine: Engine, make: Callable[[], _Made], seconds: float, url: str) -> _Made:
+    """What `make` (`engine.connect`) gives. Raises what it raises, DirectoryTimeout after `seconds`.
+
+    Behind the login a server's first words may take for ever: those of a pooler that has no connection free, say.
+    """
+    made: list[Any] = []
+
+    def connect(dialect: Dialect, _: Any, words: Any, more: Any) -> Any:
+        made.append(dialect.connect(*words, **more))
+        return made[-1]
+
+    guard = Guard(seconds, lambda: bool(made) and end_call(made[-1]))
+    event.listen(engine, "do_connect", connect)
     try:
-        if fileno is not None:
-            return shut(fileno())
-        return shut(connection._sock.fileno())  # PyMySQL has no public way
-    except Exception:
-        return True  # closed already
+        with guard:
+            return make()
+    except Exception as error:  # drivers raise what they like while connecting
+        if guard.expired:
+            raise fault_of(error, url, expired=True) from None
+        raise
+    finally:
+        event.remove(engine, "do_connect", connect)
 
 
 def clean(text: str, url: str) -> str:

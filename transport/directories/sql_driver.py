@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from transport.directories.base import DirectoryError
+from transport.directories.watchdog import shut
 
 _BPCHAR = 1042  # PostgreSQL's OID of CHAR(n), whose values come padded with blanks
 
@@ -69,6 +70,25 @@ def unpadded(rows: Sequence[Any], padded: Sequence[int]) -> Iterator[Sequence[An
             if isinstance(values[i], str):
                 values[i] = values[i].rstrip(" ")
         yield values
+
+
+def end_call(connection: Any) -> bool:
+    """End what a DBAPI connection waits for, from another thread; whether that was possible."""
+    if connection is None:
+        return False
+    if isinstance(connection, sqlite3.Connection):
+        try:
+            connection.interrupt()
+        except sqlite3.Error:
+            pass
+        return True
+    fileno = getattr(connection, "fileno", None)
+    try:
+        if fileno is not None:
+            return shut(fileno())
+        return shut(connection._sock.fileno())  # PyMySQL has no public way
+    except Exception:
+        return True  # closed already
 
 
 def let_go(connection: Connection) -> None:

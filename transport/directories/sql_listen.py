@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -18,7 +19,9 @@ from transport.address import parse
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError
 from transport.directories.schemas import sql_options
-from transport.directories.sql_connect import LIVE, end_call, engine_of, fault_of, with_present_password
+from transport.directories.sql_connect import LIVE, engine_of, fault_of, opened, with_present_password
+from transport.directories.sql_driver import end_call
+from transport.directories.sql_pooler import is_pooled, passes_notifications_on
 from transport.directories.watchdog import Guard
 
 CHANNEL = "splitmx"
@@ -51,14 +54,20 @@ class Listener:
         proxied: PoolProxiedConnection | None = None
         raw: Any = None
         try:
-            proxied = engine_of(options.url, live=True).raw_connection()
+            engine = engine_of(options.url, live=True)
+            proxied = opened(engine, engine.raw_connection, LIVE, options.url)
             raw = proxied.dbapi_connection
+            pooled = is_pooled(proxied)
             proxied.detach()
             raw.autocommit = True
+            if pooled and not self._is_passed_on(engine, raw, options.url):
+                raise CannotListenError("a pooler stands before it that passes no notifications on")
             with Guard(LIVE, lambda: end_call(raw)):
                 raw.execute(f"LISTEN {CHANNEL}")
             self.fileno: int = raw.fileno()
-        except DirectoryError:
+        except (DirectoryError, CannotListenError):
+            if raw is not None:
+                raw.close()
             raise
         except Exception as error:  # drivers raise what they like while connecting
             if raw is not None:
@@ -68,6 +77,19 @@ class Listener:
                 raise CannotListenError(str(original).strip().splitlines()[0]) from None
             raise fault_of(error, options.url) from None
         self._raw = raw
+
+    @staticmethod
+    def _is_passed_on(engine: Engine, raw: Any, url: str) -> bool:
+        """Whether a notification that another connection sends reaches this one."""
+        proxied = opened(engine, engine.raw_connection, LIVE, url)
+        other: Any = proxied.dbapi_connection
+        proxied.detach()
+        try:
+            other.autocommit = True
+            with Guard(2 * LIVE, lambda: end_call(raw) and end_call(other)):
+                return passes_notifications_on(raw, other)
+        finally:
+            other.close()
 
     def received(self) -> list[frozenset[Address] | None] | None:
         """Each notification that is there, without waiting: the addresses it names, or None for "something".

@@ -18,9 +18,11 @@ from sqlalchemy.exc import NotSupportedError, ProgrammingError, SQLAlchemyError
 
 from transport.config.settings import SqlOptions
 from transport.directories.base import DirectoryError
-from transport.directories.sql_connect import LIVE, engine_of, fault_of, sqlite_path, with_present_password
+from transport.directories.sql_connect import LIVE, engine_of, fault_of, opened, sqlite_path, with_present_password
+from transport.directories.sql_pooler import is_pooled
 
 _RETRY_AFTER = 30.0  # seconds before a host that failed is begun with again
+_FIRST_WORDS = 30.0  # seconds for a server to say its first words to a listing
 _NEXT = 5  # seconds for one of several hosts to let a listing in
 _BEHIND = 10.0
 """Seconds that a standby may be behind: what is applied later than that was created long before it is denied."""
@@ -99,10 +101,10 @@ class Servers:
         self._engines: dict[tuple[bool, _PAIR | None, str], Engine] = {}
         self._hosts = _hosts_of(options.url)
 
-    def connect(self, *, live: bool, rewind: bool = False) -> Connection:
+    def connect(self, *, live: bool, rewind: bool = False, seconds: float = _FIRST_WORDS) -> Connection:
         """A new connection; of several hosts to the first that lets us in. Raises DirectoryError.
 
-        rewind: begin with the first host again, as a listing does.
+        rewind: begin with the first host again, as a listing does. seconds: for each host to say its first words.
         """
         options = with_present_password(self.options)
         if options.url != self.options.url:
@@ -110,7 +112,7 @@ class Servers:
             self._engines.clear()  # they hold no connections
         hosts = self._hosts
         if hosts is None:
-            return self._open(live, None, "")
+            return self._open(live, None, "", seconds)
         if rewind:
             hosts.rewind()
         began = time.monotonic()
@@ -120,7 +122,7 @@ class Servers:
             if live and fault is not None and time.monotonic() - began > LIVE / 2:
                 break
             try:
-                connection = self._open(live, host, kind)
+                connection = self._open(live, host, kind, seconds)
             except DirectoryError as error:
                 fault = error
                 if kind != "standby":
@@ -142,7 +144,7 @@ class Servers:
         else:
             yield from ((host, "") for host in order)
 
-    def _open(self, live: bool, host: _PAIR | None, kind: str) -> Connection:
+    def _open(self, live: bool, host: _PAIR | None, kind: str, seconds: float) -> Connection:
         engine = self._engines.get((live, host, kind))
         if engine is None:
             more: dict[str, Any] = {}
@@ -159,7 +161,7 @@ class Servers:
                 status = self.path.stat()
                 if live:
                     self.file = (status.st_dev, status.st_ino)
-            return engine.connect()
+            return opened(engine, engine.connect, seconds, self.options.url)
         except FileNotFoundError:
             raise DirectoryError(f"{self.path} does not exist", "check the path in `url`") from None
         except PermissionError:
@@ -205,13 +207,14 @@ def behind(connection: Connection) -> str:
         return ""
     raw: Any = connection.connection.dbapi_connection
     known = getattr(getattr(raw, "info", None), "parameter_status", lambda _: None)("in_hot_standby")
-    if known == "off":  # PostgreSQL 14 and later say it by themselves, a promotion too
+    pooled = is_pooled(connection)  # what a pooler says of a server it said of another one, long ago
+    if known == "off" and not pooled:  # PostgreSQL 14 and later say it by themselves, a promotion too
         return ""
     if connection.info.get("primary"):  # a primary becomes a standby by a restart only, which ends the connection
         return ""
     try:
         standby, mark, age, told = connection.execute(text(_STANDBY)).one()
-        if not standby:
+        if not standby and not pooled:
             connection.info["primary"] = True
         if not standby or mark is None:
             return ""

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL behind PgBouncer, whose server connections are shared with other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.servers import PgBouncer, Postgres
+from tests.servers import pgbouncer as _pgbouncer
+from transport.config.settings import Directory, SqlOptions
+from transport.directories.base import DirectoryTimeout
+from transport.directories.sql import SqlSource
+from transport.directories.sql_listen import CannotListenError, Listener
+
+pytestmark = pytest.mark.directory
+
+ANN, STRANGER = ("ann", "example.com"), ("stranger", "example.com")
+Make = Callable[..., tuple[SqlSource, str]]
+
+
+@pytest.fixture
+def behind(postgres: Postgres) -> Iterator[Make]:
+    """A source on a table behind a PgBouncer, and another program's way to it. Options are PgBouncer's."""
+    if not _pgbouncer.BINARY:
+        pytest.skip("pgbouncer is not installed")
+    postgres.database(
+        "pooled",
+        "CREATE TABLE r (address text, stamp timestamptz DEFAULT now()); INSERT INTO r VALUES ('Ann@example.com')",
+    )
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> tuple[SqlSource, str]:
+            pooler = stack.enter_context(closing(PgBouncer(postgres, **options)))
+            url = pooler.url_of("pooled")
+            source = SqlSource("here", SqlOptions(url, "SELECT address, stamp FROM r", changed="stamp"))
+            stack.callback(source.close)
+            return source, url.replace("+psycopg", "")
+
+        yield make
+
+
+def test_nothing_of_ours_stays_on_a_shared_connection(behind: Make) -> None:
+    """Other programs that get our server connection next write, and take their time, as if we were not there."""
+    source, other = behind()
+    with psycopg.connect(other, autocommit=True, prepare_threshold=None) as connection:
+
+        def writes() -> None:
+            connection.execute("INSERT INTO r VALUES ('bob@example.com')")
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+        assert len(source.ask([ANN, STRANGER], 2).records) == 1
+        writes()
+        assert len(source.ask([ANN, ("bob", "example.com")], 2).records) == 2
+        listing = source.list()
+        assert len(list(listing.records)) == 2
+        writes()
+        assert not source.changes(listing.cookie, 100).full_needed
+        writes()
+
+
+def test_behind_a_pooler_we_only_read_and_the_database_ends_a_slow_query(behind: Make) -> None:
+    """What a session sets elsewhere each transaction sets there."""
+    source, _ = behind()
+    source.ask([ANN], 2)
+    assert source._live is not None
+    settings = "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout')"
+    assert source._live.exec_driver_sql(settings).one() == ("on", "2s")
+    source._live.rollback()
+    assert source.ask([ANN], 2).records
+
+
+def test_a_pooler_without_a_free_connection(behind: Make) -> None:
+    """The login succeeds, and the first query waits for somebody else: a look-up ends in its time all the same."""
+    source, other = behind()
+    with psycopg.connect(other) as connection:
+        connection.execute("SELECT 1")  # a transaction that stays open
+        with pytest.raises(DirectoryTimeout):
+            source.ask([ANN], 0.3)
+    assert source.ask([ANN], 2).records
+
+
+@pytest.mark.parametrize(("mode", "listens"), [("session", True), ("transaction", False)])
+def test_nobody_listens_on_a_shared_connection(behind: Make, mode: str, listens: bool) -> None:
+    """LISTEN is for whom the pooler lends a connection for the whole session; it is not left on one of others."""
+    source, other = behind(mode=mode, size=3)
+    directory = Directory("here", "sql", source.options, b"")
+    if listens:
+        Listener(directory).close()
+    else:
+        with pytest.raises(CannotListenError, match="pooler"):
+            Listener(directory)
+    with psycopg.connect(other, autocommit=True) as connection:
+        assert connection.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
