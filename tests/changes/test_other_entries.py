@@ -50,6 +50,27 @@ def test_a_members_new_address(sites: Sites, tree: Tree) -> None:
     assert readings(site)["full"] == compares
 
 
+@pytest.mark.parametrize("goes", ["ann", "bob"])
+@pytest.mark.parametrize("how", ["deleted", "has another address"])
+def test_one_of_two_goes_who_share_an_address(sites: Sites, tree: Tree, goes: str, how: str) -> None:
+    """What an address came to by one of two people ends with that one, without a compare; the other's stays."""
+    tree.move(goes)
+    stays = "bob" if goes == "ann" else "ann"
+    site = sites("x@example.com", more=config(tree.table)).start()
+    compares = wait_steady(site)
+    assert site.ask("team@example.org") == THERE
+    if how == "deleted":
+        tree.remove(goes)
+    else:
+        new = "replace: mailAlternateAddress\nmailAlternateAddress: n@example.org\n"
+        tree.server.ldif(f"dn: {tree.dn(goes)}\nchangetype: modify\n{new}")
+    site.answers("team@example.org", HERE[1], 30)
+    assert (site.ask("team@example.org"), site.ask(f"{stays}@example.org")) == (HERE, HERE)
+    tree.remove(stays)
+    wait_for(lambda: site.status()["directories"]["corp"]["rows"] == 1 + 2 * (how != "deleted"), 30, site.splitmx.tail)
+    assert readings(site)["full"] == compares
+
+
 def test_one_of_two_who_share_an_address(sites: Sites, tree: Tree) -> None:
     """An address of two people is refused, moved or forwarded for one of them no sooner than a compare would do it."""
     site = sites("x@example.com", more=config(tree.table)).start()

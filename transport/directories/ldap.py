@@ -26,7 +26,8 @@ from transport.directories.base import (
     Skipped,
 )
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
-from transport.directories.ldap_entries import Entries, Entry, dn_key
+from transport.directories.ldap_entries import Entries, Entry, above, dn_key
+from transport.directories.ldap_places import marked, places_of
 from transport.directories.reading import matching, people, spellings
 from transport.directories.schemas import ldap_options
 from transport.record import Record
@@ -36,6 +37,7 @@ _TERMS = 100  # of one OR filter: servers are slower beyond
 _BARE = frozenset(
     ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
 )
+_MANY_PLACES = 1000
 _Result = TypeVar("_Result")
 
 
@@ -53,6 +55,7 @@ class LdapSource:
         self._wanted = ldap_request.attribute_list(self._entries.attributes)
         self._filters: dict[str, bytes] = {}
         self._link: Link | None = None
+        self._places = places_of(self.options)
 
     def list(self) -> Listing:
         """Everyone, as a stream; the same address may come twice, when two entries hold it."""
@@ -68,14 +71,18 @@ class LdapSource:
             from transport.directories.ldap_changes import first_cookie
 
             listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
-            yield from self._stream(link, listing)
+            places: set[bytes] = set()
+            yield from self._stream(link, listing, places)
+            self._places.listed(link, places)
+            listing.cookie = marked(link, listing.cookie, places)
         except Broken as broken:
             self.ring.failed(link.url, link.address)
             raise broken.fault from None
         finally:
             link.close()
 
-    def _stream(self, link: Link, listing: Listing) -> Iterator[Record]:
+    def _stream(self, link: Link, listing: Listing, places: set[bytes]) -> Iterator[Record]:
+        """places: is given the DNs above those listed, the first thousand."""
         options, entries, skipped = self.options, self._entries, listing.skipped
         suspended: set[bytes] = set()
         if options.suspended_filter:
@@ -96,6 +103,8 @@ class LdapSource:
             entry = entries.read(found, skipped, suspended=key in suspended, members=members.get(key, ()))
             if entry is None:
                 continue
+            if len(places) < _MANY_PLACES:
+                places.add(above(key))
             if entry.key is None:
                 listing.cookie = b""  # the server may tell whose key is gone: whose that was would not be known
             if key in needed:
@@ -120,7 +129,9 @@ class LdapSource:
             records: list[Record] = []
             for start in range(0, len(terms), _TERMS):
                 records += self._look_up(link, terms[start : start + _TERMS], end)
-            return Found(matching(records, addresses), link.server, people(records))
+            found = matching(records, addresses)
+            doubt = self._places.doubt(link, end - monotonic()) if len(found) < len(set(addresses)) else ""
+            return Found(found, link.server, people(records), doubt)
 
         return self._somewhere(work, end)
 
@@ -193,7 +204,10 @@ class LdapSource:
 
         link = self._first_that_answers(monotonic() + BULK)
         try:
-            return changes_since(link, self.options, self._entries, self.filter, cookie, limit)
+            changes = changes_since(link, self.options, self._entries, self.filter, cookie, limit)
+            if changes.present is not None:
+                self._places.need(link)  # who is not present may only be below a place that fails
+            return changes
         except Broken as broken:
             self.ring.failed(link.url, link.address)
             raise broken.fault from None

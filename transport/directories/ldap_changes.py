@@ -20,11 +20,11 @@ from transport.config.settings import LdapOptions
 from transport.directories.base import Changes, DirectoryError, Skipped
 from transport.directories.ldap_connect import BULK, Link
 from transport.directories.ldap_entries import Entries, dn_key
+from transport.directories.ldap_places import SYNC_REQUEST, tells_of
 from transport.directories.ldap_request import tlv
 from transport.directories.ldap_unseen import by_membership, folder_changed, is_folder, stamps_of
 from transport.record import Record
 
-_SYNC_REQUEST = "1.3.6.1.4.1.4203.1.9.1.1"
 _SYNC_STATE = "1.3.6.1.4.1.4203.1.9.1.2"
 _SYNC_DONE = "1.3.6.1.4.1.4203.1.9.1.3"
 _SYNC_INFO = "1.3.6.1.4.1.4203.1.9.1.4"
@@ -44,9 +44,9 @@ def first_cookie(link: Link, options: LdapOptions) -> bytes:
         root = _root(link)
         if _ACTIVE_DIRECTORY in root.get("supportedCapabilities", ()):
             return _packed(_usn_mark(link, root))
-        if _SYNC_REQUEST in root.get("supportedControl", ()):
+        if SYNC_REQUEST in root.get("supportedControl", ()):
             stamps = _context_csn(link, root, options.base)
-            if stamps:
+            if stamps and tells_of(link, options.base):
                 return _packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}"})
     except _Fault:
         pass  # a listing needs no mark: without one every sync is a compare
@@ -66,7 +66,7 @@ def changes_since(
     if mark.get("server") != link.server:
         return _doubt(link, f"the last listing came from {mark.get('server')}, now {link.server} answers")
     if "sync" in mark:
-        return _content_sync(link, options, entries, wanted, str(mark["sync"]), limit)
+        return _content_sync(link, options, entries, wanted, mark, limit)
     if "usn" in mark:
         return _usn_changed(link, options, entries, wanted, mark, limit)
     return _doubt(link, "an unknown mark")
@@ -123,13 +123,16 @@ class _Refresh:
         self.present.add(key)
 
 
-def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: str, cookie: str, limit: int) -> Changes:
-    """One refreshOnly search from the cookie."""
+def _content_sync(
+    link: Link, options: LdapOptions, entries: Entries, wanted: str, mark: Mapping[str, Any], limit: int
+) -> Changes:
+    """One refreshOnly search from the mark's cookie."""
+    cookie = str(mark["sync"])
     stamps = _context_csn(link, _root(link), options.base)
     since, now = stamps_of(cookie.partition("csn=")[2].split(";")), stamps_of(stamps)
     if not since or any(now.get(sid, "") < stamp for sid, stamp in since.items()):
         return _doubt(link, "the server's contextCSN is hidden, or went back: another database, or a backup")
-    control = (_SYNC_REQUEST, True, _sync_request(cookie))
+    control = (SYNC_REQUEST, True, _sync_request(cookie))
     found = link.search(
         options.base,
         wanted,
@@ -167,14 +170,15 @@ def _content_sync(link: Link, options: LdapOptions, entries: Entries, wanted: st
         return _doubt(link, "groups with many members changed")
     if refresh.present is not None:
         refresh.present.update(refresh.states)
+    whole = not by_membership(wanted) and not mark.get("part")
     return Changes(
         upserts=upserts,
         deletes=refresh.deletes,
-        cookie=_packed({"server": link.server, "sync": refresh.cookie or cookie}),
+        cookie=_packed({**mark, "sync": refresh.cookie or cookie}),
         present=None if refresh.present is None else frozenset(refresh.present),
         server=link.server,
-        removals=not by_membership(wanted),
-        additions=not by_membership(wanted),
+        removals=whole,
+        additions=whole,
     )
 
 
@@ -294,7 +298,7 @@ def _usn_changed(
 ) -> Changes:
     """Objects of this controller whose change number is beyond the mark's.
 
-    Those that moved out of `base` one by one are found by the compare; deleted ones too, unless bind_dn may see them.
+    Deleted ones are found by the compare, unless bind_dn may see them.
     """
     root = _root(link)
     if not root.get("dsServiceName"):
@@ -319,6 +323,8 @@ def _usn_changed(
         for value in found["raw_attributes"].get("objectGUID") or ():
             states[bytes(value)] = found
             gone.pop(bytes(value), None)
+    moved = _elsewhere(link, root, options.base, f"(&{wanted}{later})", limit)
+    gone.update((key, None) for key in moved or () if key not in states)
     upserts = _upserts(link, options, entries, wanted, states)
     if upserts is None:
         return _doubt(link, "groups with many members changed")
@@ -330,9 +336,30 @@ def _usn_changed(
         deletes=deleted or (),
         cookie=_packed(now),
         server=link.server,
-        removals=deleted is not None and not by_membership(wanted),
+        removals=deleted is not None and moved is not None and not by_membership(wanted),
         additions=not by_membership(wanted),
     )
+
+
+def _elsewhere(
+    link: Link, root: Mapping[str, Sequence[str]], base: str, wanted: str, limit: int
+) -> frozenset[bytes] | None:
+    """Keys of what matches anywhere in the domain: who was moved out of `base` is a change there alone.
+
+    None where the domain cannot be searched, or too much matches.
+    """
+    domain = next(iter(root.get("defaultNamingContext") or ()), "")
+    if dn_key(domain.encode()) == dn_key(base.encode()):
+        return frozenset()
+    keys: set[bytes] = set()
+    try:
+        for found in link.entries(domain, wanted, ["objectGUID"]):
+            keys.update(bytes(value) for value in found["raw_attributes"].get("objectGUID") or ())
+            if len(keys) > limit:
+                return None
+    except DirectoryError:
+        return None
+    return frozenset(keys)
 
 
 def _deleted(link: Link, root: Mapping[str, Sequence[str]], later: str, limit: int) -> list[bytes] | None:

@@ -36,6 +36,7 @@ _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9]*):(.*)", re.DOTALL)
 _RANGE = re.compile(r"(.+);range=(\d+)-(\d+|\*)$", re.IGNORECASE)
 _DN = re.compile(rb"\s*(?:[A-Za-z][\w-]*|[0-9.]+)\s*=")
 _COMMA = re.compile(rb"\s*,\s*")
+_DIVIDER = re.compile(rb"(?<!\\),")
 _MAX_RANGES = 10_000
 _MISSING = "-"  # of a member DN that has no address
 
@@ -43,6 +44,11 @@ _MISSING = "-"  # of a member DN that has no address
 def dn_key(name: bytes) -> bytes:
     """A DN as it is compared here: lower case, no blanks about commas. DNs that differ otherwise are looked up."""
     return _COMMA.sub(b",", name.strip()).lower()
+
+
+def above(key: bytes) -> bytes:
+    """The DN of the entry above, of a `dn_key`; an escaped comma divides nothing (RFC 4514)."""
+    return _DIVIDER.split(key, maxsplit=1)[-1]
 
 
 @dataclass(slots=True)

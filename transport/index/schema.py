@@ -9,7 +9,7 @@ FILE = "index.sqlite"
 """The index's name in the state directory."""
 
 APPLICATION_ID = 0x53504D58
-VERSION = 1
+VERSION = 2
 """A file with another application id or version is not read but rebuilt: the directories are the truth."""
 
 PAGE = 4096
@@ -32,6 +32,9 @@ CREATE TABLE target (
     address TEXT NOT NULL, PRIMARY KEY (domain, local, directory, n)) WITHOUT ROWID;
 CREATE TABLE entry (
     id INTEGER PRIMARY KEY, directory INTEGER NOT NULL, key BLOB NOT NULL, UNIQUE (directory, key));
+CREATE TABLE claim (
+    directory INTEGER NOT NULL, domain INTEGER NOT NULL, local TEXT NOT NULL, key BLOB NOT NULL,
+    PRIMARY KEY (directory, domain, local, key)) WITHOUT ROWID;
 CREATE TABLE canary (
     directory INTEGER NOT NULL, domain INTEGER NOT NULL, local TEXT NOT NULL, entry BLOB,
     PRIMARY KEY (directory, domain, local)) WITHOUT ROWID;
@@ -41,10 +44,13 @@ CREATE TABLE held (
     PRIMARY KEY (directory, domain, what)) WITHOUT ROWID;
 CREATE TABLE skipped (directory INTEGER NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL);
 CREATE INDEX recipient_entry ON recipient (directory, entry) WHERE entry IS NOT NULL;
+CREATE INDEX claim_key ON claim (directory, key);
 CREATE INDEX target_address ON target (address);
 """
 
-TABLES = frozenset(("state", "directory", "domain", "recipient", "target", "entry", "canary", "held", "skipped"))
+TABLES = frozenset(
+    ("state", "directory", "domain", "recipient", "target", "entry", "claim", "canary", "held", "skipped")
+)
 
 
 def fault(connection: sqlite3.Connection) -> str:

@@ -432,7 +432,7 @@ class Writer:
 
 def forget(connection: sqlite3.Connection, directory: int) -> None:
     """Remove all that is known of a directory but its own row, inside a transaction."""
-    for table in ("recipient", "target", "entry", "canary", "held", "skipped"):
+    for table in ("recipient", "target", "entry", "claim", "canary", "held", "skipped"):
         connection.execute(f"DELETE FROM {table} WHERE directory = ?", (directory,))  # noqa: S608  fixed names
 
 

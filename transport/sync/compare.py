@@ -12,7 +12,7 @@ from functools import partial
 from transport.config.settings import Directory, Settings
 from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
 from transport.index.writer import IndexFault, Writer, fault_of
-from transport.sync import write
+from transport.sync import claims, write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport
 from transport.sync.stage import DIGEST, Stage
@@ -193,6 +193,7 @@ def _settle(
     if report.dry_run:
         connection.execute("ROLLBACK")
         return
+    claims.note_all(connection, number)
     write.note_skipped(connection, number, listing.skipped)
     if write.note_directory(connection, number, directory, listing, report, emptied, now) or changed:
         report.generation = writer.bump(connection)

@@ -18,7 +18,7 @@ from transport.directories.base import LIVE_MEMBERS, Changes, DirectoryError, Di
 from transport.index.writer import IndexFault, Writer, fault_of
 from transport.lookup import one
 from transport.record import Record
-from transport.sync import write
+from transport.sync import claims, write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport
 from transport.sync.stage import Stage
@@ -129,7 +129,7 @@ def _apply(
                     progress(len(records) + len(gone))
 
             wanted()
-            _take(writer, connection, directory, settings, int(number), records, gone, changes, report, moment, wanted)
+            _take(writer, connection, directory, settings, work, records, gone, changes, report, moment, wanted)
         if report.generation is not None:
             writer.checkpoint()
     except _Doubt as doubt:
@@ -163,6 +163,8 @@ class _Work:
         self.connection, self.directory, self.source, self.number = connection, directory, source, number
         self.changes = changes
         self.server = server
+        self.told: set[bytes] = set()  # keys of entries that changed or are gone
+        self.claims: set[tuple[bytes, _Key]] = set()  # of these: with the addresses that other entries list too
         self.ids = writer.domain_ids({r.domain for _, records in changes.upserts for r in records})
 
     def resolve(self, asked: Iterable[_Key]) -> tuple[dict[_Key, Record], list[_Key]]:
@@ -172,6 +174,8 @@ class _Work:
         losing: set[_Key] = set()
         gone: set[_Key] = set()
         for key, listed in self.changes.upserts:
+            if key is not None:
+                self.told.add(key)
             mine: dict[_Key, list[Record]] = {}
             for record in listed:
                 mine.setdefault((record.local, record.domain), []).append(record)
@@ -181,10 +185,14 @@ class _Work:
                 record = one(several)
                 if address in records or len(several) > 1 or self._contested(record, key):
                     doubtful.add(address)
+                    for claimant in (key, records.get(address, record).entry, (self._row(address) or (0, 0, None))[2]):
+                        if key is not None and claimant is not None:
+                            self.claims.add((claimant, address))
                 elif self._loses(record, key):
                     losing.add(address)
                 records[address] = record
         for key in self._gone_entries():
+            self.told.add(key)
             gone |= set(self._of_entry(key))
         doubtful |= self._groups_of(gone) - records.keys()
         gone -= records.keys()
@@ -238,7 +246,8 @@ class _Work:
         present = self.changes.present
         if present is not None:
             changed = {key for key, _ in self.changes.upserts if key is not None}
-            for (key,) in self.connection.execute("SELECT key FROM entry WHERE directory = ?", (self.number,)):
+            known = self.connection.execute("SELECT key FROM entry WHERE directory = ?", (self.number,)).fetchall()
+            for key in {*(key for (key,) in known), *claims.keys(self.connection, self.number)}:
                 if key not in present and key not in changed:
                     yield key
 
@@ -250,7 +259,7 @@ class _Work:
                 " JOIN domain d ON d.id = r.domain WHERE e.directory = ? AND e.key = ?",
                 (self.number, key),
             )
-        ]
+        ] + claims.of_entry(self.connection, self.number, key)
 
     def _row(self, address: _Key) -> tuple[int, int, bytes | None] | None:
         """(kind, targets, entry key) of the index's row."""
@@ -301,7 +310,7 @@ class _Work:
             return False
         if key is None:
             return row[0] != record.kind or row[1] > 0 or bool(record.targets)
-        return row[2] != key
+        return row[2] != key or claims.is_shared(self.connection, self.number, (record.local, record.domain))
 
     def _ask(self, addresses: Sequence[_Key]) -> Mapping[_Key, Record]:
         """What the directory itself says of these addresses now."""
@@ -324,7 +333,7 @@ def _take(
     connection: sqlite3.Connection,
     directory: Directory,
     settings: Settings,
-    number: int,
+    work: _Work,
     records: Mapping[_Key, Record],
     gone: Sequence[_Key],
     changes: Changes,
@@ -336,6 +345,7 @@ def _take(
 
     wanted: raises DirectoryError once somebody gave up on us: a later reading may have been taken.
     """
+    number = work.number
     stage = Stage(connection, writer)
     writer.domain_ids({record.domain for record in records.values()})
     stage.read(records.values(), Skipped(), spool=False, progress=None)
@@ -367,6 +377,8 @@ def _take(
         report.believable = bool(again[2]) and changes.additions
         if connection.execute("SELECT 1 FROM temp.diff LIMIT 1").fetchone():
             _settle(writer, connection, directory, settings, number, rows, names, changes, report, now)
+        if work.told:
+            claims.renew(connection, number, work.told, work.claims, ids)
         if write.doubted(connection, number):
             report.believable = False
         # What was just held may be undone: the last listing again would then not come to the same.

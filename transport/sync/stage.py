@@ -29,7 +29,7 @@ _INTS = (0, 1, 2)  # an exact int binds four times as fast as an IntEnum
 
 
 class Stage:
-    """The temporary tables `incoming`, `staged`, `diff` and `waved` of one connection.
+    """The temporary tables `incoming`, `staged`, `claims`, `diff` and `waved` of one connection.
 
     count: records seen. digest: DIGEST bytes over all of them in the order in which they came.
     """
@@ -46,6 +46,7 @@ class Stage:
         )
         connection.execute(f"CREATE TEMP TABLE incoming ({line})")
         connection.execute(f"CREATE TEMP TABLE staged ({line}, PRIMARY KEY (domain, local)) WITHOUT ROWID")
+        connection.execute("CREATE TEMP TABLE claims (domain INTEGER NOT NULL, local TEXT NOT NULL, key BLOB NOT NULL)")
         connection.execute(
             "CREATE TEMP TABLE diff (domain INTEGER NOT NULL, local TEXT NOT NULL, what TEXT NOT NULL,"
             " hold INTEGER NOT NULL DEFAULT 0, moves INTEGER NOT NULL DEFAULT 0,"
@@ -149,6 +150,10 @@ class Stage:
             group.append(line)
         if group:
             merged.append(_one(group, skipped, name_of))
+        self.connection.execute(
+            "INSERT INTO temp.claims SELECT DISTINCT i.domain, i.local, i.entry FROM temp.incoming i JOIN temp.staged s"
+            " ON s.domain = i.domain AND s.local = i.local WHERE i.entry IS NOT NULL AND i.entry IS NOT s.entry"
+        )
         self.connection.executemany(
             "UPDATE temp.staged SET kind = ?, active = ?, location = ?, n = ?, targets = ?"
             " WHERE domain = ? AND local = ?",

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether all of a tree answers, which the server does not always say.
+
+OpenLDAP may put a tree together out of several databases (slapd.conf(5), `subordinate`). When one of them is a proxy
+whose server is down, a search from above succeeds, and leaves out whoever is below; only a search there fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+
+import ldap3
+
+from transport.config.settings import LdapOptions
+from transport.directories.base import DirectoryError
+from transport.directories.ldap_connect import BULK, Broken, Link
+from transport.directories.ldap_request import tlv
+
+SYNC_REQUEST = "1.3.6.1.4.1.4203.1.9.1.1"
+"""Content sync's control (RFC 4533 section 2.2)."""
+
+_CRITICAL = 12  # unavailableCriticalExtension
+_MANY = 100  # places that are remembered, and asked about; the uppermost
+
+
+class Places:
+    """The DNs above those who were listed last, shared by the sources of all threads; silent: one that failed."""
+
+    def __init__(self) -> None:
+        self._known: Sequence[bytes] = ()
+        self._silent = b""
+
+    def listed(self, link: Link, places: Collection[bytes]) -> None:
+        """Behind a listing of people in these places. Raises Broken when one of the last time is there and fails."""
+        self.need(link, places)
+        self._known = tuple(sorted(places, key=len)[:_MANY])
+        self._silent = b""
+
+    def need(self, link: Link, seen: Collection[bytes] = ()) -> None:
+        """Raises Broken when a place of the last listing fails; those `seen` now do not."""
+        for place in self._known:
+            if place not in seen and (why := _fails(link, place, BULK)):
+                self._silent = place
+                hint = "who is below it is left out: is a server behind this one down?"
+                raise Broken(DirectoryError(f"{_text(place)} does not answer: {why}", hint))
+
+    def doubt(self, link: Link, seconds: float) -> str:
+        """Why who is not found may be there all the same, or "": the place that failed still does."""
+        place = self._silent
+        if not place:
+            return ""
+        why = _fails(link, place, seconds)
+        if not why and place == self._silent:
+            self._silent = b""
+        return why and f"{_text(place)} does not answer: {why}"
+
+
+_places: dict[tuple[tuple[str, ...], str, str], Places] = {}
+
+
+def places_of(options: LdapOptions) -> Places:
+    """Those of a directory, in this process."""
+    return _places.setdefault((tuple(options.url), options.base, options.filter), Places())
+
+
+def _fails(link: Link, place: bytes, seconds: float) -> str:
+    """Why this entry cannot be asked for now; "" when it answers, is gone, or is not ours to see."""
+    try:
+        link.search(_text(place), "(objectClass=*)", ["1.1"], seconds, scope=ldap3.BASE)
+    except Broken as broken:
+        return broken.fault.what
+    except DirectoryError:
+        pass
+    return ""
+
+
+def _text(place: bytes) -> str:
+    return place.decode("utf-8", "replace")
+
+
+def marked(link: Link, cookie: bytes, places: Iterable[bytes]) -> bytes:
+    """The cookie behind a listing of people in these `places` (DNs), marked when changes of some are not told.
+
+    A tree may be glued together of several databases of the server, and the content sync of the upper one may know
+    nothing of what changes in those below (slapd.conf(5), `subordinate`): it says "nothing" then, which means nothing.
+    """
+    mark = json.loads(cookie) if cookie else {}
+    if "sync" not in mark:
+        return cookie
+    if all(tells_of(link, _text(place)) for place in sorted(places, key=len)[:_MANY]):
+        return cookie
+    return json.dumps({**mark, "part": True}).encode()
+
+
+def tells_of(link: Link, place: str) -> bool:
+    """Whether the database that holds this entry has content sync; what cannot be asked is taken to have it."""
+    control = (SYNC_REQUEST, True, tlv(0x30, b"\x0a\x01\x01"))
+    try:
+        link.search(
+            place, "(objectClass=*)", ["1.1"], BULK, scope=ldap3.BASE, controls=[control], tolerated=(_CRITICAL,)
+        )
+    except DirectoryError:
+        return True
+    return int(link.result["result"]) != _CRITICAL
