@@ -54,6 +54,28 @@ def test_who_is_moved_out_of_the_base_of_active_directory(samba_ad: SambaAd, tmp
     assert mirror.is_true()
 
 
+def test_many_who_are_deleted_at_once_in_active_directory(
+    samba_ad: SambaAd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a page of them are all told; more than is followed ends in a compare, and never in silence."""
+    monkeypatch.setattr(ldap_connect, "PAGE", 2)
+    people = [samba_ad.user(f"u{i}", f"u{i}@example.com") for i in range(6)]
+    options = LdapOptions(
+        (samba_ad.url,),
+        bind_dn=samba_ad.admin,
+        bind_password_file=str(samba_ad.secret_file(tmp_path)),
+        base=f"OU=people,{SUFFIX}",
+        schema="active-directory",
+    )
+    mirror = Mirror(LdapSource("ad", options))
+    mirror.follow()
+    for name in people[:5]:
+        samba_ad.delete(name)
+    assert mirror.source.changes(mirror.cookie, 4).full_needed
+    changes = mirror.follow(5)
+    assert (len(changes.deletes), changes.removals, mirror.addresses) == (5, True, {"u5@example.com"})
+
+
 @pytest.mark.parametrize("glue", ["", "overlay glue\n"])
 def test_a_tree_that_is_glued_together(tmp_path: Path, glue: str) -> None:
     """Where a database below has no content sync of its own, "nothing has changed" proves nothing: nobody's absence is

@@ -331,6 +331,8 @@ def _usn_changed(
     # changed, and no recipient (any more): an entry without addresses
     upserts += [(key, ()) for key in gone]
     deleted = _deleted(link, root, later, limit)
+    if deleted is not None and len(deleted) > limit:
+        return _doubt(link, f"more than {limit} objects were deleted")
     return Changes(
         upserts=upserts,
         deletes=deleted or (),
@@ -379,22 +381,17 @@ def _deleted(link: Link, root: Mapping[str, Sequence[str]], later: str, limit: i
         )
         if not _one(place).get("isDeleted"):  # Samba shows its bare name to everybody
             return None
-        found = link.search(
-            bases[0],
-            f"(&(isDeleted=TRUE){later})",
-            ["objectGUID"],
-            BULK,
-            controls=shown,
-            size_limit=limit,
-        )
+        keys: list[bytes] = []
+        cookie: bytes | None = None
+        while True:
+            found, cookie = link.page(bases[0], f"(&(isDeleted=TRUE){later})", ["objectGUID"], BULK, cookie, shown)
+            for message in found:
+                if message["type"] == "searchResEntry":
+                    keys += map(bytes, message["raw_attributes"].get("objectGUID") or ())
+            if not cookie or len(keys) > limit:
+                return keys
     except DirectoryError:
         return None
-    return [
-        bytes(value)
-        for message in found
-        if message["type"] == "searchResEntry"
-        for value in message["raw_attributes"].get("objectGUID") or ()
-    ]
 
 
 # -- both --------------------------------------------------------------------------------------------------------

@@ -305,7 +305,13 @@ class Link:
                 return
 
     def page(
-        self, base: str, wanted: str, attributes: Sequence[str], timeout: float, cookie: bytes | None
+        self,
+        base: str,
+        wanted: str,
+        attributes: Sequence[str],
+        timeout: float,
+        cookie: bytes | None,
+        controls: Sequence[Any] | None = None,
     ) -> tuple[list[dict[str, Any]], bytes | None]:
         """The messages of one page, and the cookie of the next one, None behind the last.
 
@@ -313,7 +319,14 @@ class Link:
         may be a part or by chance all: a search without pages tells, or is refused.
         """
         found = self.search(
-            base, wanted, attributes, timeout, paged_size=PAGE, paged_criticality=True, paged_cookie=cookie
+            base,
+            wanted,
+            attributes,
+            timeout,
+            controls=controls,
+            paged_size=PAGE,
+            paged_criticality=True,
+            paged_cookie=cookie,
         )
         control = (self._connection.result.get("controls") or {}).get(_PAGED)
         if control:
@@ -324,7 +337,7 @@ class Link:
                 "a proxy before the server drops it (RFC 2696): name the server itself in url",
             )
         if sum(message["type"] == "searchResEntry" for message in found) == PAGE:
-            found = self.search(base, wanted, attributes, timeout)
+            found = self.search(base, wanted, attributes, timeout, controls=controls)
         return found, None
 
     @property
