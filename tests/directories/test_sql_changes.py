@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,26 @@ def test_changes_come_from_the_cookie_of_the_listing(database: Database) -> None
     second = source.changes(first.cookie, 1000)
     assert changed(second) == {"new@example.com", "old@example.com"}
     assert [r.active for _, rs in second.upserts for r in rs if r.local == "old"] == [False]
+
+
+@pytest.mark.parametrize("rest", ["", "Z", ".5", ".123Z", ".1234567", ".123456+01:00"])
+def test_times_as_text(tmp_path: Path, rest: str) -> None:
+    """Of a time written as text a minute is taken, too, however many digits its second has."""
+    database = Database("sqlite", f"sqlite:///{tmp_path / 'text.db'}", lambda script: None)
+    with closing(sqlite3.connect(tmp_path / "text.db")) as connection:
+        connection.execute("CREATE TABLE people (address, active, changed)")
+        connection.execute("INSERT INTO people VALUES ('ann@example.com', 1, ?)", (f"2026-01-02T00:00:30{rest}",))
+        connection.commit()
+        source = source_of(database)
+        listing = source.list()
+        assert len(listed(listing)) == 1
+        rows = [
+            ("late@example.com", 1, f"2026-01-01T23:59:31{rest}"),
+            ("old@example.com", 1, f"2026-01-01T23:59:29{rest}"),
+        ]
+        connection.executemany("INSERT INTO people VALUES (?, ?, ?)", rows)
+        connection.commit()
+        assert changed(source.changes(listing.cookie, 10)) == {"ann@example.com", "late@example.com"}
 
 
 def test_rows_in_the_future_do_not_hide_later_ones(database: Database) -> None:

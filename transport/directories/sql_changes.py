@@ -27,6 +27,7 @@ OVERLAP = timedelta(seconds=60)
 _FUTURE = timedelta(days=1)
 _NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_$]*|"[^"]+"|`[^`]+`')
 _EPOCH = range(1_000_000_000, 100_000_000_000)  # numbers that are seconds since 1970, not versions
+_SECONDS = len("2026-12-01 12:00:00")
 _BEYOND = 1.7e308  # nearly the largest number of a double
 _NOW = {"sqlite": "SELECT CAST(strftime('%s', 'now') AS INTEGER)", "postgresql": "SELECT extract(epoch from now())"}
 _NOW_MYSQL = "SELECT unix_timestamp()"
@@ -120,12 +121,13 @@ def _less_a_minute(value: Value) -> Value:
         return value - OVERLAP
     if isinstance(value, (int, float)):
         return value - OVERLAP.total_seconds() if int(value) in _EPOCH else value
+    head, rest = value[:_SECONDS], value[_SECONDS:]  # fractions, however many digits, and the zone stay
     try:
-        stamp = datetime.fromisoformat(value)
-        same = _like(stamp, value) == value
-    except ValueError:
+        stamp = datetime.fromisoformat(head)
+        same = stamp.isoformat(head[10:11], "seconds") == head
+    except (ValueError, TypeError):
         return value
-    return _like(stamp - OVERLAP, value) if same else value
+    return f"{(stamp - OVERLAP).isoformat(head[10], 'seconds')}{rest}" if same else value
 
 
 def _pack(value: Value | None) -> bytes:
