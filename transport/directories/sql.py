@@ -251,7 +251,7 @@ class SqlSource:
         try:
             with guard:
                 if self._live is None:
-                    self._live = self._servers.connect(live=True, seconds=guard.left)
+                    self._live = self._servers.connect(live=True)
                 connection = self._live
                 raw = connection.connection.dbapi_connection
                 if isinstance(raw, sqlite3.Connection):

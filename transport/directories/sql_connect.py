@@ -34,8 +34,9 @@ BULK = 120.0
 
 # MariaDB's and MySQL's own settings would cut a listing, or a group's members out of GROUP_CONCAT (MySQL's default:
 # 1024 octets), without a word, and hide every address of a CHAR column behind blanks.
-_WHOLE = (
-    "SET SESSION sql_select_limit = 18446744073709551615, SESSION group_concat_max_len = 4294967295,"
+_ALL_ROWS = "SET SESSION sql_select_limit = 18446744073709551615"
+_WHOLE_VALUES = (
+    "SET SESSION group_concat_max_len = 4294967295,"
     " SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')"
 )
 _Made = TypeVar("_Made")
@@ -75,6 +76,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
         r"too many (clients|connections)|remaining connection slots|max_user_connections|max_connections_per_hour",
         "see who holds the connections, or raise the limit of the server or of this user (splitmx needs six)",
     ),
+    (r"\bwsrep\b", "this node has left its cluster (wsrep_cluster_status): let it join again, or name another one"),
     (r"max_queries_per_hour", "lift this user's limit of queries"),
     (r"not permitted to log in|account is locked", "let this user log in, or name another one in `url`"),
     (r"must set password", "its password has expired: set a new one, also in `password_file`"),
@@ -225,7 +227,9 @@ def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
     def begin(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
-            cursor.execute(_WHOLE)
+            cursor.execute(_ALL_ROWS)
+            with contextlib.suppress(Exception):  # a kin of MariaDB that knows them not has no such limits
+                cursor.execute(_WHOLE_VALUES)
             for statement in limits:
                 with contextlib.suppress(Exception):  # an unknown variable: the other product
                     cursor.execute(statement)

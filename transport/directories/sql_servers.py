@@ -101,10 +101,10 @@ class Servers:
         self._engines: dict[tuple[bool, _PAIR | None, str], Engine] = {}
         self._hosts = _hosts_of(options.url)
 
-    def connect(self, *, live: bool, rewind: bool = False, seconds: float = _FIRST_WORDS) -> Connection:
+    def connect(self, *, live: bool, rewind: bool = False) -> Connection:
         """A new connection; of several hosts to the first that lets us in. Raises DirectoryError.
 
-        rewind: begin with the first host again, as a listing does. seconds: for each host to say its first words.
+        rewind: begin with the first host again, as a listing does.
         """
         options = with_present_password(self.options)
         if options.url != self.options.url:
@@ -112,7 +112,7 @@ class Servers:
             self._engines.clear()  # they hold no connections
         hosts = self._hosts
         if hosts is None:
-            return self._open(live, None, "", seconds)
+            return self._open(live, None, "")
         if rewind:
             hosts.rewind()
         began = time.monotonic()
@@ -122,7 +122,7 @@ class Servers:
             if live and fault is not None and time.monotonic() - began > LIVE / 2:
                 break
             try:
-                connection = self._open(live, host, kind, seconds)
+                connection = self._open(live, host, kind)
             except DirectoryError as error:
                 fault = error
                 if kind != "standby":
@@ -144,7 +144,7 @@ class Servers:
         else:
             yield from ((host, "") for host in order)
 
-    def _open(self, live: bool, host: _PAIR | None, kind: str, seconds: float) -> Connection:
+    def _open(self, live: bool, host: _PAIR | None, kind: str) -> Connection:
         engine = self._engines.get((live, host, kind))
         if engine is None:
             more: dict[str, Any] = {}
@@ -161,7 +161,8 @@ class Servers:
                 status = self.path.stat()
                 if live:
                     self.file = (status.st_dev, status.st_ino)
-            return opened(engine, engine.connect, seconds, self.options.url)
+            # not a look-up's own deadline, which a slow one would never meet
+            return opened(engine, engine.connect, LIVE if live else _FIRST_WORDS, self.options.url)
         except FileNotFoundError:
             raise DirectoryError(f"{self.path} does not exist", "check the path in `url`") from None
         except PermissionError:
