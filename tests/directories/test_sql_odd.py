@@ -68,6 +68,21 @@ def test_capitals_in_a_turkish_database(request: pytest.FixtureRequest, kind: st
     source.close()
 
 
+@pytest.mark.parametrize(
+    "column", ["BIT(1)", "BIT(16)", "BINARY(4)", "CHAR(9)", "ENUM('0', '1')", "SET('0', '1')", "DOUBLE"]
+)
+def test_a_state_of_any_type_of_mariadb(mariadb: MariaDb, column: str) -> None:
+    """Who is switched off in a column of bits, or of octets that are filled up with zeros, is suspended."""
+    off, on = ("0", "1") if column.startswith("BIT") else ("'0'", "'1'")
+    rows = f"('ann@example.com', {on}), ('bob@example.com', {off})"
+    url = mariadb.database(
+        "states", f"CREATE TABLE r (address varchar(60), active {column}); INSERT INTO r VALUES {rows}"
+    )
+    source = SqlSource("here", SqlOptions(url, "SELECT address, active FROM r"))
+    assert [(record.local, record.active) for record in source.list().records] == [("ann", True), ("bob", False)]
+    source.close()
+
+
 def test_settings_of_mariadb_cut_nothing(mariadb: MariaDb) -> None:
     """GROUP_CONCAT gives all members of a group whatever its limit is, and a padded CHAR column its addresses."""
     members = ", ".join(f"('all@example.com', 'member{n}@example.com')" for n in range(100))

@@ -65,9 +65,9 @@ def active_of(value: object) -> bool | None:
         return value is not False
     if isinstance(value, (int, float, Decimal)):
         return value != 0
-    if isinstance(value, (bytes, bytearray)) and len(value) == 1 and value[0] < 2:
-        return value[0] == 1  # BIT(1) of MariaDB
-    word = (text_of(value) or "").strip().lower()
+    if isinstance(value, (bytes, bytearray)) and value and max(value) < 2:
+        return any(value)  # BIT of MariaDB
+    word = (text_of(value) or "").strip("\0").strip().lower()  # BINARY is filled up with zeros
     if not word or word in _TRUE:
         return True
     return False if word in _FALSE else None
