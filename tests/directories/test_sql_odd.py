@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -97,6 +98,27 @@ def test_settings_of_mariadb_cut_nothing(mariadb: MariaDb) -> None:
     finally:
         source.close()
         mariadb.sql(f"SET GLOBAL group_concat_max_len = DEFAULT, GLOBAL sql_mode = '{mode}'")
+
+
+@pytest.mark.parametrize("how", ["killed", "given up"])
+def test_a_listing_that_ends_early_prints_nothing(mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A connection that is lost among the rows is a fault, and one that is given up is gone: neither is a traceback."""
+    rows = "INSERT INTO r SELECT CONCAT('user', seq, '@example.com') FROM seq_1_to_100000"
+    url = mariadb.database("early", f"CREATE TABLE r (address varchar(99)); {rows}")
+    source = SqlSource("here", SqlOptions(url, "SELECT address, repeat('x', 200) AS other FROM r"))
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: seen.append(what.exc_value))
+    records = source.list().records
+    next(records)
+    if how == "killed":
+        number = mariadb.sql("SELECT id FROM information_schema.processlist WHERE db = 'early' AND user = 'app'")
+        mariadb.sql(f"KILL {number.strip()}")
+        with pytest.raises(DirectoryError, match="Lost connection"):
+            list(records)
+    del records
+    source.close()
+    gc.collect()
+    assert seen == []
 
 
 def test_names_in_mixed_case_beyond_ascii_are_found(database: Database) -> None:

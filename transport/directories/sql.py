@@ -36,6 +36,7 @@ from transport.directories.sql_driver import (
     Untranslatable,
     drivers_errors,
     end_call,
+    forget_rows,
     let_go,
     original_of,
     padded_in,
@@ -149,6 +150,7 @@ class SqlSource:
         except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             if isinstance(original_of(error), sqlite3.OperationalError) and "decode to UTF-8" in str(error):
                 raise NotUtf8 from None
+            forget_rows(raw)
             raise fault_of(error, self.options.url, expired=expired) from None
 
     def _need_address(self, columns: Sequence[str]) -> None:

@@ -91,10 +91,18 @@ def end_call(connection: Any) -> bool:
         return True  # closed already
 
 
+def forget_rows(raw: Any) -> None:
+    """Of a PyMySQL connection that is given up: its cursors would still read on, and print that they cannot."""
+    result = getattr(raw, "_result", None)
+    if result is not None and getattr(result, "unbuffered_active", False):
+        result.unbuffered_active = False
+
+
 def let_go(connection: Connection) -> None:
     """Close a connection that may be broken: never raises, never waits for an answer."""
     with contextlib.suppress(Exception):  # whatever it was, the connection is forgotten
         raw = connection.connection.dbapi_connection
+        forget_rows(raw)
         if not isinstance(raw, sqlite3.Connection):
             connection.invalidate()  # no ROLLBACK on a connection that may hang
         connection.close()
