@@ -150,8 +150,9 @@ class SqlSource:
         except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             if isinstance(original_of(error), sqlite3.OperationalError) and "decode to UTF-8" in str(error):
                 raise NotUtf8 from None
-            forget_rows(raw)
             raise fault_of(error, self.options.url, expired=expired) from None
+        finally:
+            forget_rows(raw)  # of who reads no further: the connection is given up
 
     def _need_address(self, columns: Sequence[str]) -> None:
         if "address" not in (name.lower() for name in columns):
