@@ -140,3 +140,19 @@ def test_a_domain_that_was_not_built_yet(files: Files, cleaned: Cleaned) -> None
     cleaned(exim.stop)
     assert told(exim, "ann@later.example", "ann@example.com", "zed@example.com") == ["4", "2", "5", "d", "2", "5"]
     assert "has nothing of later.example: splitmx build" in exim.log()
+
+
+@pytest.mark.parametrize("kind", ["cdb", "lsearch"])
+@pytest.mark.parametrize("enabled", ["false", '"observe"'])
+def test_a_domain_that_was_switched_off(files: Files, cleaned: Cleaned, kind: str, enabled: str) -> None:
+    """Files know that a domain was switched off before Exim does: its mail goes as without us, and waits for nobody."""
+    files.configure(MORE)
+    cleaned(lambda: files.configure(""))
+    exim = files.exim(kind, maps := files.folder / f"off-{kind}")
+    cleaned(exim.stop)
+    cleaned(lambda: shutil.rmtree(maps))
+    files.configure(MORE + f"enabled = {enabled}\n")
+    words = ["-c", str(files.config), "build", "--for", "exim", "--alone", "--output", str(maps)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1, done.output  # odd@ is a finding
+    assert told(exim, "ann@later.example", "zed+x@later.example", "ann@example.com") == ["2"] * 6

@@ -3,7 +3,8 @@
 
 The routers are the same for both: only where their answer comes from differs (`transport.mta.exim_plan`). A reply in
 a file is read for extended addresses too, so it names the recipient on the wire only where the extension is to go.
-A last line for each domain says that the domain is there as a whole: without it nobody counts as unlisted.
+A last line for each domain says that the domain is there as a whole: without it nobody counts as unlisted. A domain
+that is switched off or observed has one line, for everybody: it passes.
 
 Files in the output folder: `exim_recipients` (lsearch text, sorted) and `exim_recipients.cdb`, and
 `exim_splitmx_*.cdb` for lists of domains that are too long for the configuration.
@@ -89,6 +90,8 @@ class Replies:
             domain = self._settings.domains[name]
             if domain.enabled == "yes":
                 yield from self._domain(domain)
+            else:  # Exim may not know yet that it was switched off: as without us, which the daemon says too
+                yield from (_line(f"*@{label}", "decision=pass") for label in exim_plan.names_of(name))
         for destination in self._settings.destinations.values():
             if destination.envelope:
                 pairs = {"decision": "relay", "destination": destination.name}

@@ -18,7 +18,7 @@ def lookup_texts(folder: Path, map_type: str) -> tuple[Callable[[str], str], Cal
     file = f"{folder}/{RECIPIENTS}{'.cdb' if map_type == 'cdb' else ''}"
 
     def exact(otherwise: str) -> str:
-        # `*@`: an envelope domain has one line, `*@DOMAIN`; no recipient has such a key
+        # `*@`: an envelope domain, and one that is switched off, has one line, `*@DOMAIN`; no recipient has such a key
         return f"${{lookup{{${{lc:$local_part}}@${{lc:$domain}}}}{map_type}*@{{{file}}}{{$value}}{{{otherwise}}}}}"
 
     def base(otherwise: str) -> str:
