@@ -39,14 +39,23 @@ def test_both_readers_agree(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[daemon]\ncontrol = 5\n", "[daemon]\nsocketmap = 1\n", "[daemon\n", '[daemon]\nstate=""']
+    "text",
+    [
+        "[daemon]\ncontrol = 5\n",
+        "[daemon]\nsocketmap = 1\n",
+        "[daemon\n",
+        '[daemon]\nstate=""',
+        f"[daemon]\nworkers = {'9' * 5000}\n",
+    ],
 )
 def test_mistakes_are_said(text: str, tmp_path: Path) -> None:
-    """What it cannot read is a mistake with the file's name."""
+    """What they cannot read is a mistake with the file's name."""
     file = tmp_path / "splitmx.toml"
     file.write_text(text)
     with pytest.raises(ConfigErrors, match="splitmx"):
         load_light(file)
+    with pytest.raises(ConfigErrors, match="splitmx"):
+        load(file)
     with pytest.raises(ConfigErrors, match="No such file"):
         load_light(tmp_path / "none")
 

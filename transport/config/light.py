@@ -47,7 +47,7 @@ def load_light(path: Path) -> Light:
     except OSError as error:
         hint = "a configuration file; name another one with --config or SPLITMX_CONFIG"
         raise ConfigErrors([ConfigError(str(path), "", "", error.strerror or "an error", hint)]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of more digits than Python reads
         raise ConfigErrors([ConfigError(str(path), "", "", str(error), "TOML; see splitmx check")]) from None
     key = "control"
     try:

@@ -81,6 +81,8 @@ def load_text(text: str, source: str, folder: Path | None = None) -> Settings:
         data = tomllib.loads(text.replace("\r\n", "\n"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigErrors([_syntax(error, text, source)]) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ConfigErrors([ConfigError(source, "", "", f"no TOML: {error}", "TOML 1.0")]) from None
     except RecursionError:
         raise ConfigErrors([ConfigError(source, "", "", "brackets in brackets without end", "TOML")]) from None
     draft = Draft()
