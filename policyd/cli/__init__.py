@@ -6,6 +6,7 @@ This module imports nothing but click, so that `--help`, `query`, `flush` and `s
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ class LazyGroup(click.Group):
         """Run a command and end the process with its exit code (`standalone_mode`), else return it."""
         if standalone_mode:
             _complete_descriptors()
+            _show_what_cannot_be_written()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             code = result if isinstance(result, int) else EXIT_GOOD
@@ -111,6 +113,18 @@ def _complete_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def in_utf8() -> bool:
+    """Whether stdout has every character."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+
+
+def _show_what_cannot_be_written() -> None:
+    """On a terminal without UTF-8 a character that it has not is escaped, as stderr does it; it ends no command."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not in_utf8():
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fault(fault: Exception) -> int:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from policyd.cli import EXIT_FOUND, EXIT_LATER, EXIT_USAGE
+from policyd.cli import EXIT_FOUND, EXIT_LATER, EXIT_USAGE, in_utf8
 
 DEFAULT_CONFIG = "/etc/splitmx/splitmx.toml"
 
@@ -73,10 +73,13 @@ def examples(*lines: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, in UTF-8; what was no UTF-8 on the command line is escaped."""
+    """One JSON document on stdout, in UTF-8; what was no UTF-8 on the command line is escaped.
+
+    Where stdout has another encoding, all beyond ASCII is.
+    """
     import json
 
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=2, ensure_ascii=not in_utf8(), default=str)
     click.echo("".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text))
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -79,6 +81,19 @@ def test_what_is_no_utf8_is_explained_too(running: Site) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["address"] == "\udcff@example.com"
     assert "\\udcff" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_without_utf8_ends_no_command(running: Site, encoding: str) -> None:
+    """In whatever encoding stdout is, a name that it cannot write is shown all the same, and JSON stays JSON."""
+    name = "ж😀@example.com"
+    command = [sys.executable, "-m", "policyd.cli", "--config", str(running.daemon.config), "explain", name]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for more in ([], ["--json"]):
+        done = subprocess.run([*command, *more], capture_output=True, env=environment, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.decode("utf-8")
+        assert (json.loads(said)["address"] if more else said).startswith((name, r"\u0436\U0001f600@"))
 
 
 @pytest.mark.parametrize("listener", ["25", "mail:25", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:smtp"])

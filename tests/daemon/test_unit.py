@@ -61,6 +61,11 @@ def test_postmap_runs_under_the_unit(tmp_path: Path) -> None:
     assert (tmp_path / "people.lmdb").exists()
 
 
+def test_mtas_start_later_and_stop_earlier() -> None:
+    """The unit in which each MTA's processes run, not only a name for it (Debian's postfix.service), comes later."""
+    assert {"postfix.service", "postfix@-.service", "exim4.service"} <= set(setting("Before").split())
+
+
 def test_one_process_out_of_memory_ends_no_other() -> None:
     """systemd's default stops the whole unit; ours leaves a killed keeper or worker to the supervisor."""
     assert setting("OOMPolicy") == "continue"
