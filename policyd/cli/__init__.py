@@ -100,7 +100,7 @@ class LazyGroup(click.Group):
         except Exception as fault:
             code = _fault(fault)
         if standalone_mode:
-            sys.exit(code)
+            sys.exit(_all_written(code))
         return code
 
 
@@ -113,6 +113,16 @@ def _complete_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _all_written(code: int) -> int:
+    """The exit code, once stdout has taken all of it: Python would end with 120 if that failed after us."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return code or EXIT_LATER
+    return code
 
 
 def in_utf8() -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transport.config.settings import Domain, Settings
 
 _SHOWN = 20
+_HINT = "docs/install.md, step 7, says what to do first"
 _UNREAD = "splitmx status says why; after a change of the configuration: systemctl reload splitmx"
 
 
@@ -70,7 +71,7 @@ def retire(config: Path, as_json: bool, domain: str, dry_run: bool, force: bool)
             print_json({"domain": entry.name, "done": False, "reasons": reasons, "first": first})
         for address in first:
             note(visible(address))
-        raise Found(f"{entry.name} is not retired: {'; '.join(reasons)}", "move them here first (docs/moving.md)")
+        raise Found(f"{entry.name} is not retired: {'; '.join(reasons)}", _HINT)
     text = _disabled(config.read_text("utf-8"), entry.name)
     if not dry_run:
         from policyd.cli.configfile import install, reload_daemon
@@ -81,9 +82,20 @@ def retire(config: Path, as_json: bool, domain: str, dry_run: bool, force: bool)
         print_json({"domain": entry.name, "done": not dry_run, "reasons": reasons, "first": first})
     else:
         click.echo(f"{entry.name}: {'could be retired' if dry_run else 'retired, enabled = false'}")
-        click.echo("next: splitmx postfix show says which settings of Postfix name it; postfix reload")
-        click.echo("      remove its [domains] table when the queue is empty of it (postqueue -p)")
+        for line in _next(settings):
+            click.echo(line)
     return EXIT_GOOD
+
+
+def _next(settings: Settings) -> Iterator[str]:
+    """What remains to be done, in the words of the MTA that asks."""
+    exim = bool(settings.daemon.exim) or (settings.static is not None and "exim" in settings.static.for_)
+    if settings.daemon.socketmap or settings.daemon.policy or not exim:
+        yield "next: splitmx postfix show says which settings of Postfix name it; postfix reload"
+        yield "      remove its [domains] table when the queue is empty of it (postqueue -p)"
+    if exim:
+        yield "next: splitmx exim show prints Exim's parts without it; reload Exim"
+        yield "      remove its [domains] table after that, when the queue is empty of it (exim -bp)"
 
 
 def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
@@ -102,6 +114,11 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
     if not domain.remote and domain.unknown.value in ("relay", "verify") and not domain.alias_of:
         reasons.append(
             f'unknown = "{domain.unknown.value}" relays whoever is not listed, and no remote directory says who that is'
+        )
+    if _only_way(settings, domain):
+        reasons.append(
+            "Postfix has it in relay_domains and reaches who is here by splitmx alone, through"
+            f" {domain.local_transport}: without it their mail would go to the domain's MX"
         )
     domains = {**settings.domains}
     domains = {name: replace(one, enabled="yes" if name == domain.name else "no") for name, one in domains.items()}
@@ -124,6 +141,26 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
     if remote.count:
         reasons.insert(0, f"{remote.count} recipients are at the other side")
     return reasons, remote.first
+
+
+def _only_way(settings: Settings, domain: Domain) -> bool:
+    """Whether this host's Postfix asks us for the route of a domain in relay_domains, and has none of its own.
+
+    False where there is no Postfix, or it cannot be read.
+    """
+    from transport.mta import postfix, postfix_plan
+    from transport.mta.postfix_parts import RELAY
+
+    deploy, maps = postfix_plan.default_deploy(settings), postfix_plan.maps_directory(settings)
+    try:
+        found = postfix.read()
+        planner = postfix_plan.Planner(settings, found, deploy, maps)
+        asks = any(map(planner.is_ours, postfix.split_list(found.value("transport_maps"))))
+        if not asks or planner.plan.classes.get(domain.name) != RELAY:
+            return False
+        return not any(found.lookup(table, [domain.name]) for table in planner.own("transport_maps"))
+    except (postfix.PostfixError, OSError):
+        return False
 
 
 def _disabled(text: str, name: str) -> str:

@@ -196,6 +196,17 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
         assert process.stderr.read() == b""
 
 
+def test_a_full_disk_behind_stdout_is_try_later() -> None:
+    """Output that could not be written ends with 75 and one line, not with Python's 120."""
+    words = "init --print --domain x.example --file /etc/passwd --host a.example"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", "from policyd.cli import main; main()", *words.split()],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (75, "splitmx: No space left on device\n")
+
+
 def test_what_others_wrote_cannot_steer_a_terminal() -> None:
     """Control characters of a directory or a sender are shown, not sent."""
     assert visible("a\x1b[2Jb\x07\tc") == "a\\x1b[2Jb\\x07\tc"
