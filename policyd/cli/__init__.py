@@ -6,6 +6,7 @@ This module imports nothing but click, so that `--help`, `query`, `flush` and `s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -91,7 +92,8 @@ class LazyGroup(click.Group):
         except click.exceptions.Abort:
             code = EXIT_INTERRUPTED
         except click.ClickException as fault:
-            fault.show()
+            with contextlib.suppress(OSError):  # nobody reads stderr
+                fault.show()
             code = fault.exit_code
         except BrokenPipeError:
             # the reader went away: what Python would say of it at exit interests nobody
@@ -116,12 +118,14 @@ def _complete_descriptors() -> None:
 
 
 def _all_written(code: int) -> int:
-    """The exit code, once stdout has taken all of it: Python would end with 120 if that failed after us."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return code or EXIT_LATER
+    """The exit code, once all is written: Python would end with 120 if stdout or stderr did not take the rest."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            if number == 1:
+                code = code or EXIT_LATER
     return code
 
 
@@ -139,29 +143,28 @@ def _show_what_cannot_be_written() -> None:
 
 def _fault(fault: Exception) -> int:
     """Print what went wrong, in lines for people; return the exit code."""
-    if os.environ.get("SPLITMX_DEBUG"):
-        import traceback
+    with contextlib.suppress(OSError):  # nobody reads stderr
+        if os.environ.get("SPLITMX_DEBUG"):
+            import traceback
 
-        traceback.print_exc()
+            traceback.print_exc()
+        for line in _said(fault):
+            click.echo(line, err=True)
+    return EXIT_USAGE if _is(fault, "transport.config.errors", "ConfigErrors") else EXIT_LATER
+
+
+def _said(fault: Exception) -> list[str]:
+    """The lines."""
     if _is(fault, "transport.config.errors", "ConfigErrors"):
-        click.echo(str(fault).rstrip("\n"), err=True)
-        return EXIT_USAGE
+        return [str(fault).rstrip("\n")]
     if _is(fault, "transport.directories.base", "DirectoryError"):
-        click.echo(f"splitmx: {fault}", err=True)
         hint = getattr(fault, "hint", "")
-        if hint:
-            click.echo(f"splitmx: {hint}", err=True)
-        return EXIT_LATER
+        return [f"splitmx: {fault}", *([f"splitmx: {hint}"] if hint else [])]
     if isinstance(fault, OSError) and fault.strerror:
         place = f"{fault.filename}: " if fault.filename else ""
-        click.echo(f"splitmx: {place}{fault.strerror}", err=True)
-        return EXIT_LATER
+        return [f"splitmx: {place}{fault.strerror}"]
     first = (str(fault).splitlines() or [""])[0][:300]
-    click.echo(
-        f"splitmx: unexpected {type(fault).__name__}: {first} (SPLITMX_DEBUG=1 shows where)",
-        err=True,
-    )
-    return EXIT_LATER
+    return [f"splitmx: unexpected {type(fault).__name__}: {first} (SPLITMX_DEBUG=1 shows where)"]
 
 
 def _is(fault: Exception, module: str, name: str) -> bool:

@@ -196,6 +196,18 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("words", [["query", "nonsense", "x"], ["--config", "/nowhere", "check"]])
+def test_nobody_who_reads_stderr_changes_no_exit_code(words: list[str]) -> None:
+    """`splitmx … 2>&1 >/dev/null | true` ends as it would with a reader."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-I", "-c", "from policyd.cli import main; main()", *words]
+    try:
+        assert subprocess.run(command, stderr=writes, timeout=60, check=False).returncode == 2
+    finally:
+        os.close(writes)
+
+
 def test_a_full_disk_behind_stdout_is_try_later() -> None:
     """Output that could not be written ends with 75 and one line, not with Python's 120."""
     words = "init --print --domain x.example --file /etc/passwd --host a.example"
