@@ -76,7 +76,7 @@ def read(folder: Path, *, days: int = 14, domain: str | None = None) -> list[dic
     wanted = fold_domain(domain) if domain else None
     since = time.time() - days * 86400
     found = []
-    for path in sorted(folder.glob("????-??-??.jsonl")) if folder.is_dir() else []:
+    for path in _days(folder):
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
@@ -86,6 +86,14 @@ def read(folder: Path, *, days: int = 14, domain: str | None = None) -> list[dic
                 except (ValueError, KeyError, TypeError):
                     continue
     return found
+
+
+def _days(folder: Path) -> list[Path]:
+    """The files of decisions, in their order. A folder that may not be read is no empty one, as glob() takes it."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.match("????-??-??.jsonl"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def read_logs(paths: Iterable[Path]) -> dict[str, list[Deed]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 
 from policyd.cli import main
 from policyd.cli.observed import compare, read, read_logs
+from tests.mta.places import new_folder
 
 NOW = time.time() - 3600
 
@@ -142,3 +145,20 @@ def test_what_is_no_domain_does_not_mean_all(tmp_path: Path, domain: str) -> Non
     config.write_text(f'[daemon]\nstate = "{tmp_path}"\n')
     done = CliRunner().invoke(main, ["observe", "report", "--config", str(config), "--domain", domain])
     assert done.exit_code == 2, done.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_decisions_that_may_not_be_read_are_not_taken_for_none() -> None:
+    """Whoever may not read them is told so: "no decision was observed" would be a reason to go live."""
+    folder = new_folder("observed")
+    folder.chmod(0o711)
+    (folder / "observe").mkdir(mode=0o700)
+    (folder / "splitmx.toml").write_text(f'[daemon]\nstate = "{folder}"\n')
+    os.seteuid(65534)
+    try:
+        done = CliRunner().invoke(main, ["observe", "report", "--config", str(folder / "splitmx.toml")])
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(folder)
+    assert done.exit_code == 2, done.output
+    assert "observe: Permission denied" in done.stderr

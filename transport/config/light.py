@@ -46,6 +46,8 @@ def load_light(path: Path) -> Light:
         daemon = _daemon(text)
     except OSError as error:
         hint = "a configuration file; name another one with --config or SPLITMX_CONFIG"
+        if isinstance(error, PermissionError):
+            hint = "a file that you may read: commands are run as root or as the daemon's user"
         raise ConfigErrors([ConfigError(str(path), "", "", error.strerror or "an error", hint)]) from None
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of more digits than Python reads
         raise ConfigErrors([ConfigError(str(path), "", "", str(error), "TOML; see splitmx check")]) from None
