@@ -28,6 +28,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _LINE = 1 << 20
 _CLIENTS = 32
 _PATIENCE = 30.0  # seconds for a request, and for an answer to be read: a client that hangs keeps no other one out
+_OPENED = 3.0  # seconds that `status` waits for the index, after a start
 _FLUSH_WAIT = 5.0
 _FLUSHED = 600.0  # seconds that a flushed answer outranks the index, unless a reading that began later is there
 
@@ -115,6 +117,8 @@ class Control:
         return {"pid": os.getpid(), "version": running()}
 
     async def _do_status(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
+        with suppress(TimeoutError):  # directly after a start there is nothing to be seen yet
+            await asyncio.wait_for(self.keeper.index.tried.wait(), _OPENED)
         return {"status": self.keeper.status()}
 
     async def _do_reload(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:

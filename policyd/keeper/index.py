@@ -29,6 +29,7 @@ class IndexCare:
         self.state = state
         self.writer: Writer | None = None
         self._error = "not opened yet"
+        self.tried = asyncio.Event()  # set once it was opened, or could not be
         self._unwritten: dict[str, str] = {}  # by directory
         self.opened = opened
         self.rebuilt = rebuilt
@@ -72,6 +73,7 @@ class IndexCare:
                 self.fault(fault)
             except Exception as error:
                 log.limited(log.ERROR, "index", "fault in keeping the index", error)
+            self.tried.set()
             await asyncio.sleep(_AGAIN if self.writer is None else _CHECK)
 
     async def _open(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from policyd.cli import main
+from policyd.control_client import request
 from tests.cli.conftest import Site
 from tests.cli.test_main import HEAVY, modules_after
 from tests.mta.waiting import wait_for
@@ -129,6 +130,15 @@ def test_status_shows_what_wants_attention(running: Site) -> None:
     assert "here" in done.stdout
     assert "33 recipients" in done.stdout
     assert json.loads(running.run("status", "--json").stdout)["attention"] == []
+
+
+def test_status_directly_after_a_restart(site: Site) -> None:
+    """With the index of the last run nothing wants attention, from the first answer on: a script may stop there."""
+    site.start().daemon.stop()
+    site.daemon.start()
+    status = request(f"{site.folder}/control.sock", {"do": "status"})["status"]
+    assert status["index"]["error"] == ""
+    assert status["directories"]["here"]["loaded"]
 
 
 def test_flush_of_what_is_not_ours_is_usage(running: Site) -> None:
