@@ -169,6 +169,9 @@ def _load(path: Path) -> Loaded:
         return Loaded(None, "", (f"the program's files have changed ({error}): restart it instead",))
     try:
         text = path.read_text("utf-8")
+        if not text.strip("\ufeff\0 \t\r\n"):
+            # nobody's wish: taken, it would take our domains out of the table by which the MTA knows them
+            return Loaded(None, "", (f"{path}: the file is empty: write it again, or splitmx rollback",), True)
         return Loaded(load_settings(path), text, ())
     except ConfigErrors as errors:
         return Loaded(None, "", tuple(str(error) for error in errors.errors) or (str(errors),))

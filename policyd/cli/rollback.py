@@ -48,7 +48,7 @@ def rollback(config: Path, as_json: bool, dry_run: bool, show_log: bool) -> int:
     if not dry_run:
         from policyd.cli.configfile import install, reload_daemon
 
-        if not text:
+        if not config.exists():
             raise Stop(f"{config} cannot be read")
         install(config, earlier)
         reload_daemon(config)

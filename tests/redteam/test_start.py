@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.daemon.site import LOCAL, Site
+from tests.mta.waiting import wait_for
+from transport.maps import guard
 
 Cleaned = Callable[[Callable[[], object]], None]
 
@@ -31,3 +33,24 @@ def test_a_wrong_path_is_named_not_made(folder: Path, cleaned: Cleaned) -> None:
     assert done.returncode == 2
     assert "directory does not exist" in done.stdout + done.stderr
     assert not (folder / "var").exists()
+
+
+def test_an_emptied_configuration_takes_no_domain_away(folder: Path, cleaned: Cleaned) -> None:
+    """A file that a crash or an editor left empty starts nothing (75): the guard would lose our domains."""
+    site = Site(folder, "ann@example.com")
+    cleaned(site.stop)
+    site.start()
+    table = folder / "state/maps/domains.sqlite"
+
+    def known() -> bool:
+        found = guard.read(table)
+        return found is not None and ("example.com", 0) in found[0]
+
+    wait_for(known, 20, site.splitmx.tail)
+    site.stop()
+    for left in ("", "\n \n", "\0" * 512):
+        site.splitmx.write(left)
+        done = site.splitmx.run("serve", "--user", "root")
+        assert done.returncode == 75, done.stdout + done.stderr
+        assert "is empty" in done.stdout + done.stderr
+    assert known()
