@@ -197,7 +197,9 @@ def test_sync_shows_holds_and_releases(site: Site) -> None:
     site.start()
     site.execute("DELETE FROM recipients WHERE address LIKE 'u2_@example.com'")
     dry = site.run("sync", "--dry-run", "--json")
-    assert sum(report["held"] for report in json.loads(dry.stdout)) == 10 or dry.returncode == 0
+    assert dry.returncode == 0, dry.stdout
+    assert [(report["held"], report["removed"]) for report in json.loads(dry.stdout)] == [(0, 10)]
+    assert site.run("query", "relay_recipients", "u25@example.com").stdout == "LOCAL\n"
     site.execute("DELETE FROM recipients WHERE address LIKE 'u1_@example.com'")
     held = site.run("sync")
     assert held.returncode == 1, held.stdout

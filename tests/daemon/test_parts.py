@@ -43,14 +43,15 @@ def test_circuit_opens_at_two_misses_of_ten() -> None:
     assert not circuit.missed(0.0, "late")
     for _ in range(9):
         circuit.answered()
-    assert not circuit.missed(1.0, "late") or circuit.open
-    circuit.close()
-    assert not circuit.missed(2.0, "late")
-    for _ in range(10):
+    assert not circuit.missed(1.0, "late"), "the first one is the eleventh back"
+    for _ in range(8):
         circuit.answered()
-    assert not circuit.missed(3.0, "late")
-    assert circuit.missed(4.0, "late")
-    assert circuit.open
+    assert circuit.missed(2.0, "late")
+    assert (circuit.open, circuit.why, circuit.since, circuit.opened) == (True, "late", 2.0, 1)
+    assert not circuit.missed(3.0, "late"), "it is open already"
+    circuit.close()
+    assert not circuit.open
+    assert not circuit.missed(4.0, "late"), "what was before the probe counts no more"
 
 
 def test_probes_come_ever_more_slowly_with_jitter() -> None:

@@ -136,7 +136,11 @@ def test_groups(site: Site) -> None:
     site.outside.wait(sent.subject, "friend@foreign.example")
     few = site.send("sales@few.example")
     site.store.wait(few.subject, "ann@few.example")
-    wait_for(lambda: not site.s.of(few.subject), 1)
+    site.exim.wait_empty()
+    assert sorted(site.store.recipients(sent.subject)) == ["ann@example.com", "carl@example.com", "keeps@example.com"]
+    assert site.s.recipients(sent.subject) == ["bob@example.com"]
+    assert site.outside.recipients(sent.subject) == ["friend@foreign.example"]
+    assert site.s.recipients(few.subject) == []
 
 
 def test_large_group(site: Site) -> None:

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decision where a rule ends: what a look at the usual cases alone would not tell from its neighbours."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.transport.world import NOW, D, World, answerer, decide, domain, value
+from transport.config.settings import Destination, Domain, Unknown, Wave
+from transport.decision import Verdict
+from transport.record import Kind
+
+ALIAS = Domain("alias.example", alias_of="example.com", local_transport="lmtp:alias")
+SHADOW = "ann@example.com.s.splitmx.invalid"
+
+
+# --- who is listed nowhere
+
+
+def test_abuse_is_nobody_else(world: World) -> None:
+    """A domain that says where abuse@ goes still knows no strangers."""
+    faces = answerer(world, domain(abuse="ann@example.com"))
+    assert decide(faces, "zed@example.com").verdict is Verdict.UNKNOWN
+    assert decide(faces, "abuse+x@example.com").targets == ("ann@example.com",)
+
+
+def test_postmaster_and_abuse_that_name_each_other(world: World) -> None:
+    """It ends, is accepted, and is a finding."""
+    faces = answerer(world, domain(abuse="postmaster@example.com", postmaster="abuse@example.com"))
+    for name in ("postmaster", "abuse"):
+        decision = decide(faces, f"{name}@example.com")
+        assert (decision.verdict, len(decision.findings), decision.keep) == (Verdict.EXPAND, 1, False)
+
+
+@pytest.mark.parametrize("which", ["here", "there"])
+def test_postmaster_before_a_directory_was_read(world: World, which: str) -> None:
+    """Any directory may list postmaster@: until one was read it is asked, and what it says is not kept."""
+    world.unloaded = {which}
+    faces = answerer(world, D)
+    first = decide(faces, "postmaster@example.com")
+    assert (first.verdict, first.keep) == (Verdict.LOCAL, False)
+    world.stale = {which}
+    assert decide(faces, "postmaster@example.com").ask == ((which, "postmaster", "example.com"),)
+    world.dead = {which}
+    assert decide(faces, "postmaster@example.com").verdict is Verdict.TEMP
+    world.unloaded = set()
+    assert decide(faces, "postmaster@example.com").keep
+
+
+@pytest.mark.parametrize("unknown", [Unknown.REJECT, Unknown.CATCHALL])
+def test_below_a_domain_strangers_are_the_other_sides(world: World, unknown: Unknown) -> None:
+    """`match`: whoever is listed nowhere is relayed, whatever `unknown` says, as soon as nobody is here for sure."""
+    faces = answerer(world, domain(subdomains="match", unknown=unknown, catchall="ann@example.com"))
+    for dead, verdict in ((set[str](), Verdict.RELAY), ({"there"}, Verdict.RELAY), ({"here"}, Verdict.TEMP)):
+        world.dead = dead
+        decision = decide(faces, "anyone@sub.example.com")
+        assert (decision.verdict, decision.destination) == (verdict, "s" if verdict is Verdict.RELAY else "")
+
+
+@pytest.mark.parametrize("dead", ["here", "there"])
+def test_a_catchall_takes_nobody_who_may_be_listed(world: World, dead: str) -> None:
+    """A stranger is the catch-all's once every directory, local or remote, has said no."""
+    world.dead = {dead}
+    faces = answerer(world, domain(unknown=Unknown.CATCHALL, catchall="ann@example.com"))
+    assert decide(faces, "zed@example.com").verdict is Verdict.TEMP
+
+
+@pytest.mark.parametrize("name", ["zed@example.com", "bob@example.com"])
+def test_nowhere_to_relay_to(world: World, name: str) -> None:
+    """Without a destination who would be relayed is TEMP and a finding."""
+    decision = decide(answerer(world, domain(unknown=Unknown.RELAY, destination="")), name)
+    assert (decision.verdict, len(decision.findings), decision.keep) == (Verdict.TEMP, 1, False)
+
+
+# --- moments
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_latest_wave_that_has_come_decides(world: World, turned: bool) -> None:
+    """Of several waves the one with the latest passed moment counts, wherever it stands in the file."""
+    names = frozenset({"ann@example.com"})
+    waves = [Wave("out", NOW - 10, "example.com", "s", names), Wave("back", NOW - 5, "example.com", "local", names)]
+    waves.append(Wave("later", NOW + 5, "example.com", "s", names))
+    faces = answerer(world, D, waves=waves[::-1] if turned else waves)
+    assert decide(faces, "ann@example.com", NOW - 7).verdict is Verdict.RELAY
+    assert decide(faces, "ann@example.com").verdict is Verdict.LOCAL
+    assert decide(faces, "ann@example.com").until == NOW + 5
+    assert decide(faces, "ann@example.com", NOW + 5).verdict is Verdict.RELAY
+
+
+def test_an_answer_given_before_a_moment_is_not_given_after_it(world: World) -> None:
+    """What was answered before a wave, or before the end of dual delivery, is not remembered beyond it."""
+    world.add("ann2@example.com")
+    wave = Wave("out", NOW, "example.com", "s", frozenset({"ann2@example.com"}))
+    faces = answerer(world, D, waves=[wave])
+    for _ in range(2):
+        for name in ("ann", "ann2"):
+            assert value(faces, "relay_recipients", f"{name}@example.com", NOW - 1) == ("OK", "LOCAL")
+    assert value(faces, "relay_recipients", "ann2@example.com") == ("OK", "RELAY")
+    assert value(faces, "relay_recipients", "ann@example.com") == ("OK", "LOCAL")
+    faces = answerer(world, domain(delivery="all", delivery_until=NOW))
+    for _ in range(2):
+        assert value(faces, "relay_recipients", "ann@example.com", NOW - 1) == ("OK", "RELAY")
+    assert value(faces, "relay_recipients", "ann@example.com") == ("OK", "LOCAL")
+
+
+def test_a_wave_of_one_member_is_nobody_elses(world: World) -> None:
+    """Members of a group who look alike are told apart by a wave that moves one of them."""
+    world.add("ann2@example.com")
+    world.add("all@example.com", kind=Kind.GROUP, targets=["ann@example.com", "ann2@example.com"])
+    wave = Wave("out", NOW, "example.com", "s", frozenset({"ann2@example.com"}))
+    decision = decide(answerer(world, domain(group_members=False), waves=[wave]), "all@example.com")
+    assert (decision.targets, decision.dropped) == (("ann@example.com",), ("ann2@example.com",))
+
+
+def test_an_expansion_lasts_as_long_as_each_of_its_targets(world: World) -> None:
+    """A wave in a target's domain, and a target or alias out of a live look-up, let nobody keep the answer."""
+    names = frozenset({"dora@other.example"})
+    other = domain(name="other.example")
+    world.add("al@example.com", targets=["ann@example.com", "dora@other.example", "team@other.example"])
+    world.add("dora@other.example")
+    world.add("team@other.example", kind=Kind.GROUP, targets=["dora@other.example"])
+    waves = [Wave("a", NOW + 9, "other.example", "s", names), Wave("b", NOW + 5, "other.example", "local", names)]
+    assert decide(answerer(world, D, other, waves=waves), "al@example.com").until == NOW + 5
+    world.add("two@example.com", targets=["ann@example.com", "new@example.com"])
+    world.add("new@example.com", live=True)
+    world.add("three@example.com", targets=["ann@example.com"], live=True)
+    faces = answerer(world, D, other)
+    assert decide(faces, "al@example.com").until is None
+    kept = {n: faces.map("virtual_alias", f"{n}@example.com", NOW).keep for n in ("al", "two", "three")}
+    assert kept == {"al": True, "two": False, "three": False}
+
+
+# --- other names
+
+
+def test_a_shadow_is_no_recipient(world: World) -> None:
+    """The address of a copy, and of a part of a large group, is decided by nobody but the maps that made it."""
+    faces = answerer(world, domain(delivery="dual"))
+    for text in (SHADOW, "all=1@example.com.group.splitmx.invalid", "ann@example.com.local.splitmx.invalid"):
+        assert decide(faces, text).verdict is Verdict.PASS
+
+
+def test_another_name_of_a_domain_waits_with_it(world: World) -> None:
+    """`alias_of`: what has to be asked there is asked, what is off there is off, what is TEMP there is TEMP."""
+    faces = answerer(world, D, ALIAS)
+    world.stale = {"here"}
+    decision = decide(faces, "zed@alias.example")
+    assert (decision.verdict, decision.ask) == (Verdict.ASK, (("here", "zed", "example.com"),))
+    world.dead = {"here"}
+    assert decide(faces, "zed@alias.example").verdict is Verdict.TEMP
+    for enabled in ("no", "observe"):
+        assert decide(answerer(world, domain(enabled=enabled), ALIAS), "ann@alias.example").verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("alias", [ALIAS, domain(subdomains="strip")])
+def test_another_name_of_a_domain_is_an_alias(world: World, alias: Domain) -> None:
+    """Both spellings expand to the domain's own address, with its copy, and are routed as their own domain is."""
+    name = "sub.example.com" if alias.name == "example.com" else alias.name
+    for delivery, copies in (("split", ()), ("dual", (SHADOW,))):
+        own = domain(delivery=delivery, subdomains=alias.subdomains)
+        faces = answerer(world, *((own,) if alias.name == own.name else (own, alias)))
+        decision = decide(faces, f"ann@{name}")
+        assert (decision.verdict, decision.targets) == (Verdict.EXPAND, ("ann@example.com",))
+        assert (decision.copies, decision.copy, decision.destination) == (copies, "", "")
+        assert decision.domain == alias.name
+        assert value(faces, "transport", f"ann@{name}") == ("OK", alias.local_transport)
+        assert decide(faces, f"bob@{name}").copies == ()
+        assert decide(faces, f"bob@{name}").destination == ""
+
+
+# --- aliases and groups
+
+
+def test_a_target_that_has_to_be_asked_for(world: World) -> None:
+    """An alias whose target is new is asked about that target, and is TEMP, without any, when that cannot be."""
+    world.add("al@example.com", targets=["ann@example.com", "new@example.com"])
+    faces = answerer(world, D)
+    world.stale = {"here"}
+    decision = decide(faces, "al@example.com")
+    assert (decision.verdict, decision.ask) == (Verdict.ASK, (("here", "new", "example.com"),))
+    world.dead = {"here"}
+    decision = decide(faces, "al@example.com")
+    assert (decision.verdict, decision.targets, decision.keep) == (Verdict.TEMP, (), False)
+    assert value(faces, "virtual_alias", "al@example.com")[0] == "TEMP"
+
+
+def test_one_target_is_judged_for_its_alias(world: World) -> None:
+    """An alias of one suspended, or unlisted, person is that to policy; a group with one among others is not."""
+    world.add("sue@example.com", active=False)
+    world.add("one@example.com", targets=["sue@example.com"])
+    world.add("two@example.com", targets=["ann@example.com", "sue@example.com"])
+    world.add("new@example.com", targets=["zed@example.com"])
+    world.add("more@example.com", targets=["ann@example.com", "zed@example.com"])
+    faces = answerer(world, domain(unknown=Unknown.VERIFY))
+    assert [decide(faces, f"{name}@example.com").suspended for name in ("one", "two")] == [True, False]
+    assert [decide(faces, f"{name}@example.com").verify for name in ("new", "more")] == [True, False]
+
+
+def test_loops_are_named_and_other_ways_are_not(world: World) -> None:
+    """A way back to a group that is still open is cut and named; two ways to the same group are no loop."""
+    for name, targets in (
+        ("top", ["left@example.com", "right@example.com"]),
+        ("left", ["team@example.com"]),
+        ("right", ["team@example.com"]),
+        ("team", ["ann@example.com"]),
+        ("deep", ["ring1@example.com", "ann@example.com"]),
+        ("ring1", ["ring2@example.com", "bob@example.com"]),
+        ("ring2", ["ring1@example.com"]),
+    ):
+        world.add(f"{name}@example.com", kind=Kind.GROUP, targets=targets)
+    faces = answerer(world, D)
+    assert decide(faces, "top@example.com").targets == ("ann@example.com",)
+    assert decide(faces, "top@example.com").findings == ()
+    deep = decide(faces, "deep@example.com")
+    assert deep.targets == ("bob@example.com", "ann@example.com")
+    assert deep.findings == ("alias loop: ring2@example.com leads back to ring1@example.com",)
+
+
+def test_a_target_that_is_no_address(world: World) -> None:
+    """It is named and left out; the others get the mail."""
+    world.add("al@example.com", targets=["nonsense", "ann@example.com"])
+    decision = decide(answerer(world, D), "al@example.com")
+    assert decision.targets == ("ann@example.com",)
+    assert len(decision.findings) == 1
+    assert "nonsense" in decision.findings[0]
+
+
+def test_members_are_left_out_of_groups_alone(world: World) -> None:
+    """group_members = false: an alias of somebody at the other side is no group; one of nobody else is UNKNOWN."""
+    world.add("b.jones@example.com", kind=Kind.ALIAS, targets=["bob@example.com"])
+    world.add("far@example.com", kind=Kind.GROUP, targets=["bob@example.com"])
+    world.add("none@example.com", kind=Kind.GROUP, targets=["zed@example.com"])
+    faces = answerer(world, domain(group_members=False))
+    assert decide(faces, "b.jones@example.com").targets == ("bob@example.com",)
+    far = decide(faces, "far@example.com")
+    assert (far.verdict, far.targets) == (Verdict.UNKNOWN, ())
+    assert "group_members" in far.reason
+    assert "none of its targets exists" in decide(faces, "none@example.com").reason
+
+
+def test_a_mailbox_that_forwards_and_keeps_under_all(world: World) -> None:
+    """Its own mail goes to the destination, a copy stays here; an alias of it is only an alias."""
+    world.add("fred@example.com", targets=["fred@example.com", "friend@elsewhere.example"])
+    world.add("al@example.com", targets=["fred@example.com"])
+    faces = answerer(world, domain(delivery="all"))
+    fred = decide(faces, "fred+x@example.com")
+    assert fred.targets == ("fred+x@example.com", "friend+x@elsewhere.example")
+    assert (fred.verdict, fred.copy, fred.destination) == (Verdict.EXPAND, "all", "s")
+    assert fred.copies == ("fred+x@example.com.local.splitmx.invalid",)
+    al = decide(faces, "al@example.com")
+    assert (al.targets, al.copy, al.destination) == (("fred@example.com", "friend@elsewhere.example"), "", "")
+    split = decide(answerer(world, D), "fred@example.com")
+    assert (split.copy, split.destination, split.copies) == ("", "", ())
+
+
+def test_a_mailbox_that_keeps_under_an_extension(world: World) -> None:
+    """The kept mail stays at the address to which it was sent: no extension grows."""
+    world.add("kay@example.com", targets=["kay+kept@example.com", "friend@elsewhere.example"])
+    faces = answerer(world, D)
+    for sent in ("kay", "kay+x"):
+        assert decide(faces, f"{sent}@example.com").targets[0] == f"{sent}@example.com"
+
+
+def test_an_envelope_domain_is_relayed_as_it_is(world: World) -> None:
+    """`local-part@` the destination's envelope domain belongs to that destination, and to no other."""
+    goals = [Destination("s", hosts=("s.example.net",), envelope="tenant.example"), Destination("t", hosts=("t.x",))]
+    faces = answerer(world, domain(delivery="dual"), destinations=goals)
+    decision = decide(faces, "anyone@tenant.example")
+    assert (decision.verdict, decision.destination, decision.listed) == (Verdict.RELAY, "s", True)
