@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 
 from tests.transport.world import NOW, D, World, answerer, decide, domain, value
-from transport.config.settings import Destination, Domain, Unknown, Wave
-from transport.decision import Verdict
-from transport.record import Kind
+from transport.answerer import ADDRESS_MAPS
+from transport.config.settings import Destination, Domain, Location, Unknown, Wave
+from transport.decision import Decision, Verdict
+from transport.record import Kind, Row
 
 ALIAS = Domain("alias.example", alias_of="example.com", local_transport="lmtp:alias")
 SHADOW = "ann@example.com.s.splitmx.invalid"
@@ -268,3 +269,231 @@ def test_an_envelope_domain_is_relayed_as_it_is(world: World) -> None:
     faces = answerer(world, domain(delivery="dual"), destinations=goals)
     decision = decide(faces, "anyone@tenant.example")
     assert (decision.verdict, decision.destination, decision.listed) == (Verdict.RELAY, "s", True)
+
+
+# --- which row counts
+
+
+def test_the_order_of_directories_decides_not_that_of_rows(world: World) -> None:
+    """The first directory that lists an address, or gives its location, counts; no other directory does."""
+    two = domain(local=("first", "second"), locations={"cloud": Location("s"), "onprem": Location()})
+    world.add("cy@example.com", "second", targets=["zed@example.com"])
+    world.add("cy@example.com", "first")
+    world.add("lo@example.com", "there", location="cloud")
+    world.add("lo@example.com", "first", location="onprem")
+    world.add("el@example.com", "elsewhere")
+    faces = answerer(world, two)
+    assert (decide(faces, "cy@example.com").verdict, decide(faces, "cy@example.com").directory) == (
+        Verdict.LOCAL,
+        "first",
+    )
+    assert decide(faces, "lo@example.com").verdict is Verdict.LOCAL
+    assert decide(faces, "el@example.com").verdict is Verdict.UNKNOWN
+
+
+def test_an_alias_has_the_targets_of_its_own_row(world: World) -> None:
+    """Also where another directory's row gives the location."""
+    world.add("al@example.com", targets=["ann@example.com"])
+    world.add("al@example.com", "there", location="onprem")
+    decision = decide(answerer(world, domain(locations={"onprem": Location()})), "al@example.com")
+    assert (decision.targets, decision.directory) == (("ann@example.com",), "here")
+
+
+@pytest.mark.parametrize(("known", "verdict"), [({}, Verdict.RELAY), ({"tenant.example": Location()}, Verdict.LOCAL)])
+def test_routing_domains(world: World, known: dict[str, Location], verdict: Verdict) -> None:
+    """`@tenant.example` is the other side unless `locations` names it; other words, and no other side, are TEMP."""
+    world.add("cy@example.com", location="@tenant.example")
+    world.add("odd@example.com", location="tenant.net")
+    faces = answerer(world, domain(locations=known))
+    assert decide(faces, "cy@example.com").verdict is verdict
+    odd = decide(faces, "odd@example.com")
+    assert (odd.verdict, odd.listed, odd.keep) == (Verdict.TEMP, True, False)
+    if not known:
+        assert decide(answerer(world, domain(destination="")), "cy@example.com").verdict is Verdict.TEMP
+
+
+def test_suspended_people_and_aliases(world: World) -> None:
+    """They get no copy and hand nothing on; a group of nobody is a finding, a mailbox of nobody is not."""
+    world.add("sue@example.com", active=False)
+    world.add("sal@example.com", active=False, targets=["ann@example.com"])
+    world.add("none@example.com", kind=Kind.GROUP)
+    faces = answerer(world, domain(delivery="dual"))
+    for name in ("sue", "sal"):
+        decision = decide(faces, f"{name}@example.com")
+        assert (decision.verdict, decision.suspended, decision.copy) == (Verdict.LOCAL, True, "")
+        assert value(faces, "recipient_bcc", f"{name}@example.com") == ("NOTFOUND", "")
+    assert [len(decide(faces, f"{name}@example.com").findings) for name in ("none", "ann")] == [1, 0]
+
+
+def test_a_longer_form_may_be_somebody_else(world: World) -> None:
+    """Before a local directory was read, ann+x@ is ann's only when it says that it does not list ann+x@ by itself."""
+    world.unloaded = {"here"}
+    faces = answerer(world, D)
+    first = decide(faces, "ann+x@example.com")
+    assert (first.verdict, first.keep) == (Verdict.LOCAL, False)
+    world.stale = {"here"}
+    assert decide(faces, "ann+x@example.com").ask == (("here", "ann+x", "example.com"),)
+    world.dead = {"here"}
+    decision = decide(faces, "ann+x@example.com")
+    assert (decision.verdict, decision.directory, decision.keep) == (Verdict.TEMP, "here", False)
+    world.unloaded = world.dead = {"there"}
+    world.stale = set()
+    assert decide(faces, "ann+x@example.com").verdict is Verdict.LOCAL
+    world.dead = set()
+    world.unloaded = {"here"}
+    bob = decide(faces, "bob@example.com")
+    assert (bob.verdict, bob.keep) == (Verdict.RELAY, False)
+
+
+def test_what_is_partly_learned_live_is_not_kept(world: World) -> None:
+    """One row out of a live look-up among others is enough."""
+    world.add("bob@example.com", live=True)
+    assert not decide(answerer(world, D), "bob@example.com").keep
+
+
+def test_a_wave_brings_home_nobody_who_is_not_listed(world: World) -> None:
+    """`to = "local"` needs a record, a destination does not; a person's other addresses may be known live alone."""
+    names = frozenset({"ghost@example.com", "bob@example.com", "eve2@example.com"})
+    home, out = (Wave("w", NOW, "example.com", to, names) for to in ("local", "s"))
+    assert decide(answerer(world, D, waves=[home]), "ghost@example.com").verdict is Verdict.UNKNOWN
+    assert decide(answerer(world, D, waves=[home]), "bob@example.com").verdict is Verdict.LOCAL
+    assert decide(answerer(world, D, waves=[out]), "ghost@example.com").verdict is Verdict.RELAY
+    person = (("eve", "example.com"), ("eve2", "example.com"))
+    world.listed["example.com", "eve"] = [Row("here", Kind.MAILBOX, True, None, 0, live=True, beside=person)]
+    assert decide(answerer(world, D, waves=[out]), "eve@example.com").verdict is Verdict.RELAY
+
+
+def test_the_next_moment(world: World) -> None:
+    """An answer may change at the first moment that is still to come, its own domain's or a target's."""
+    names = frozenset({"x@example.com"})
+    for at, until in ((NOW + 1, NOW + 1), (NOW, None), (NOW - 1, None)):
+        assert decide(answerer(world, domain(delivery="dual", delivery_until=at)), "ann@example.com").until == until
+        assert (
+            decide(answerer(world, D, waves=[Wave("w", at, "example.com", "s", names)]), "zed@example.com").until
+            == until
+        )
+    world.add("al@example.com", targets=["dora@other.example"])
+    world.add("dora@other.example")
+    there = domain(name="other.example", delivery="dual", delivery_until=NOW + 5)
+    for own, until in ((NOW + 3, NOW + 3), (NOW + 9, NOW + 5)):
+        here = domain(delivery="dual", delivery_until=own)
+        assert decide(answerer(world, here, there), "al@example.com").until == until
+
+
+def test_mailboxes_below_a_domain_have_no_copies(world: World) -> None:
+    """`match`: the copy would be the namesake's."""
+    world.add("ann@sub.example.com")
+    faces = answerer(world, domain(subdomains="match", delivery="dual"))
+    assert [decide(faces, f"ann@{name}example.com").copy for name in ("", "sub.")] == ["dual", ""]
+
+
+# --- to whom the configuration gives mail
+
+
+@pytest.mark.parametrize("name", ["zed", "postmaster"])
+def test_who_is_named_in_the_configuration(world: World, name: str) -> None:
+    """A catch-all or postmaster elsewhere is not ours to judge; one of ours that is not known yet is asked for."""
+
+    def said(goal: str) -> Decision:
+        return decide(
+            answerer(world, domain(unknown=Unknown.CATCHALL, catchall=goal, postmaster=goal)), f"{name}@example.com"
+        )
+
+    assert (said("boss@elsewhere.example").verdict, said("boss@elsewhere.example").findings) == (Verdict.EXPAND, ())
+    world.add("al@example.com", targets=["zoe@example.com"])
+    world.add("zoe@example.com")
+    assert said("al@example.com").targets == ("al@example.com",)
+    world.listed.pop(("example.com", "zoe"))
+    world.stale = {"here"}
+    asked = {("here", "new", "example.com"), ("here", "zed", "example.com")}
+    assert set(said("new@example.com").ask) <= asked
+    assert said("new@example.com").verdict is Verdict.ASK
+    world.dead = {"here"}
+    decision = said("new@example.com")
+    assert (decision.verdict, decision.targets, decision.keep) == (Verdict.TEMP, (), False)
+
+
+def test_a_postmaster_as_long_as_it_is_true(world: World) -> None:
+    """What postmaster@ leads to may change with a wave, a live answer, or when its own copies have to be asked for."""
+    world.add("pat@example.com", live=True)
+    world.add("al@example.com", targets=["new@example.com"])
+    wave = Wave("w", NOW + 5, "example.com", "s", frozenset({"ann@example.com"}))
+    assert (
+        decide(answerer(world, domain(postmaster="ann@example.com"), waves=[wave]), "postmaster@example.com").until
+        == NOW + 5
+    )
+    for goal, keep in (("ann", True), ("pat", False)):
+        faces = answerer(world, domain(postmaster=f"{goal}@example.com"))
+        assert decide(faces, "postmaster@example.com").keep is keep
+        assert value(faces, "here", "postmaster@example.com")[0] == "OK"
+    world.stale = {"here"}
+    faces = answerer(world, domain(delivery="dual", postmaster="al@example.com"))
+    assert decide(faces, "postmaster@example.com").ask == (("here", "new", "example.com"),)
+
+
+def test_postmaster_of_the_domain_itself(world: World) -> None:
+    """postmaster = "postmaster@…" of this domain is a mailbox here; that of another domain is another address."""
+    own = decide(answerer(world, domain(postmaster="postmaster@example.com")), "postmaster@example.com")
+    assert (own.verdict, own.targets) == (Verdict.LOCAL, ())
+    world.add("postmaster@other.example")
+    other = domain(name="other.example")
+    faces = answerer(world, domain(postmaster="postmaster@other.example"), other)
+    assert decide(faces, "postmaster@example.com").targets == ("postmaster@other.example",)
+
+
+# --- what the maps make of it
+
+
+@pytest.mark.parametrize("name", ADDRESS_MAPS)
+def test_every_map_says_temp_and_not_found(world: World, name: str) -> None:
+    """What cannot be decided is TEMP in every map, what is not ours is found in none."""
+    world.dead = {"here"}
+    world.add("odd@example.com", location="mars")
+    for text in ("zed@example.com", "zed+x@example.com", "odd@example.com", "odd+x@example.com"):
+        assert value(answerer(world, D), name, text)[0] == "TEMP"
+        for enabled in ("no", "observe"):
+            assert value(answerer(world, domain(enabled=enabled)), name, text) == ("NOTFOUND", "")
+
+
+def test_the_directory_that_is_missed_is_named(world: World) -> None:
+    """The first one whose "no" is needed, for the log and `explain`."""
+    world.dead = {"here", "there"}
+    decision = decide(answerer(world, D), "zed@example.com")
+    assert (decision.directory, decision.domain, decision.keep) == ("here", "example.com", False)
+    assert "directory here" in decision.reason
+
+
+def test_routes_without_a_transport_of_the_domain(world: World) -> None:
+    """`:` leaves LOCAL, UNKNOWN and EXPAND to the domain's class; an empty value would be no answer at all."""
+    world.add("al@example.com", targets=["bob@example.com"])
+    faces = answerer(world, domain(local_transport=""))
+    for name in ("ann", "zed", "al"):
+        assert value(faces, "transport", f"{name}@example.com") == ("OK", ":")
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_addresses_on_the_wire(world: World, identity: bool) -> None:
+    """`envelope` and `plus = "strip"` change who is relayed, under "all" whoever is here too, and nobody else."""
+    goal = Destination("s", hosts=("s.example.net",), envelope="tenant.example", plus_strip=True)
+    faces = answerer(world, domain(unknown=Unknown.RELAY, identity=identity), destinations=[goal])
+    for name in ("bob", "zed"):
+        assert value(faces, "virtual_alias", f"{name}+x@example.com") == ("OK", f"{name}@tenant.example")
+    own = ("OK", "ann+x@example.com") if identity else ("NOTFOUND", "")
+    assert value(faces, "virtual_alias", "ann+x@example.com") == own
+    world.add("fred@example.com", targets=["fred@example.com", "friend@elsewhere.example"])
+    faces = answerer(world, domain(delivery="all", identity=identity), destinations=[goal])
+    assert value(faces, "virtual_alias", "ann+x@example.com") == ("OK", "ann@tenant.example")
+    assert value(faces, "virtual_alias", "fred@example.com") == ("OK", "fred@tenant.example, friend@elsewhere.example")
+    assert value(faces, "transport", "fred@example.com") == ("OK", "relay:[s.example.net]")
+    plain = answerer(world, domain(unknown=Unknown.RELAY, identity=identity))
+    assert value(plain, "virtual_alias", "bob@example.com") == (
+        ("OK", "bob@example.com") if identity else ("NOTFOUND", "")
+    )
+    assert value(plain, "virtual_alias", "zed@example.com") == ("NOTFOUND", "")
+
+
+def test_parts_of_groups_have_no_route(world: World) -> None:
+    """They are only expanded; nor has the copy for a destination that nobody configured."""
+    faces = answerer(world, domain(delivery="dual"))
+    for text in ("all=1@example.com.group.splitmx.invalid", "ann@example.com.other.splitmx.invalid"):
+        assert value(faces, "transport", text) == ("NOTFOUND", "")
