@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from tests.sync.conftest import ListSource, people
+from transport import lookup
 from transport.config.settings import Directory, SqlOptions
-from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.base import DirectoryError, DirectoryTimeout, Found
 from transport.index.reader import Canary
 from transport.lookup import NO, Answers, Failed, ask, canaries_for, one
 from transport.record import Kind, Record
@@ -184,3 +185,157 @@ def test_several_rows_of_an_address_are_one_as_in_the_index() -> None:
     assert one([group, alias]) == one([alias, group])
     assert one([group, alias]).location == "onprem"
     assert one([group, alias]).targets == ("a@example.com", "b@example.com")
+
+
+def test_all_queries_of_a_question_share_one_deadline(source: ListSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each query gets what the ones before left; when nothing is left nobody is asked about any more."""
+    clock, left = [100.0], list[float]()
+    monkeypatch.setattr(lookup.time, "monotonic", lambda: clock[0])
+
+    class Slow(ListSource):
+        def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
+            left.append(round(timeout, 3))
+            clock[0] += 0.5
+            return super().ask(addresses, timeout)
+
+    keys = [(f"nobody{n}", "example.com") for n in range(150)]
+    answers = ask(Slow(source.records), HERE, keys, KNOWN, 1.0)
+    assert left == [1.0, 0.5]
+    assert (answers.timeout, answers.took) == (True, 1.0)
+    assert failed(answers) == set(keys[96:])
+
+
+def test_nobody_waits_twice_for_a_directory_that_is_late(source: ListSource) -> None:
+    """After one query without an answer no other is made, though there would be time."""
+
+    def late(asked: Sequence[tuple[str, str]]) -> None:
+        raise DirectoryTimeout("late", "wake it")
+
+    source.on_ask = late
+    keys = [(f"nobody{n}", "example.com") for n in range(100)]
+    answers = ask(source, HERE, keys, KNOWN, 60.0)
+    assert failed(answers) == set(keys)
+    assert (answers.queries, answers.timeout, answers.hint) == (1, True, "wake it")
+
+
+@pytest.mark.parametrize("known", [KNOWN, ()])
+def test_after_an_error_the_canaries_alone_are_asked(source: ListSource, known: tuple[Canary, ...]) -> None:
+    """They, or an address that nobody has, tell a broken directory from a poisoned address; late counts as late."""
+    errors = [DirectoryError("first", "one"), DirectoryError("second", "two")]
+
+    def refuse(asked: Sequence[tuple[str, str]]) -> None:
+        raise errors[len(source.asked) - 1]
+
+    source.on_ask = refuse
+    answers = ask(source, HERE, [NEW, STRANGER], known, 1.0)
+    assert failed(answers) == {NEW, STRANGER}
+    assert (answers.down, answers.hint, answers.timeout, answers.queries) == ("second", "two", False, 2)
+    alone = [("user00000", "example.com"), ("user00001", "example.com")]
+    assert source.asked[1] == (alone if known else [("postmaster", "splitmx.invalid")])
+    source.asked.clear()
+    errors[1] = DirectoryTimeout("late", "wake it")
+    answers = ask(source, HERE, [NEW, STRANGER], known, 1.0)
+    assert failed(answers) == {NEW, STRANGER}
+    assert (answers.down, answers.hint, answers.timeout, answers.queries) == ("", "wake it", True, 2)
+
+
+def test_a_probe_of_a_broken_directory_says_so(source: ListSource) -> None:
+    """An error is no answer, also where nobody was asked about."""
+
+    def refuse(asked: Sequence[tuple[str, str]]) -> None:
+        raise DirectoryError("connection refused", "start it")
+
+    source.on_ask = refuse
+    answers = ask(source, HERE, [], KNOWN, 1.0)
+    assert (answers.down, answers.hint, answers.queries) == ("connection refused", "start it", 1)
+
+
+@pytest.mark.parametrize("error", [DirectoryTimeout("late"), DirectoryError("refused")])
+def test_the_third_canary_cannot_be_asked(source: ListSource, error: DirectoryError) -> None:
+    """Whether the directory lies is then not known: its "no" is not believed, and nobody says that it lies."""
+    del source.records[:2]
+
+    def refuse(asked: Sequence[tuple[str, str]]) -> None:
+        if len(source.asked) > 1:
+            raise error
+
+    source.on_ask = refuse
+    answers = ask(source, HERE, [NEW, STRANGER], KNOWN, 1.0)
+    assert failed(answers) == {STRANGER}
+    assert (answers.lying, answers.timeout) == ("", isinstance(error, DirectoryTimeout))
+
+
+def test_which_domains_are_doubted(source: ListSource) -> None:
+    """All whose canaries are missing, the third one's too; one that is there proves its own domain alone."""
+    domains = ("one.example", "one.example", "two.example", "three.example")
+    known = [Canary(f"c{n}", domain) for n, domain in enumerate(domains)]
+    source.records = [Record("c3", "three.example")]
+    strangers = [("stranger", domain) for domain in ("one.example", "two.example", "three.example", "four.example")]
+    answers = ask(source, HERE, strangers, known, 1.0)
+    assert failed(answers) == set(strangers[:2])
+    assert (answers.lying, answers.queries) == ("", 3)
+
+
+def test_one_canary_that_is_there_is_enough(source: ListSource) -> None:
+    """No further query is made; a directory of which none is known lies to nobody."""
+    del source.records[0]
+    assert ask(source, HERE, [STRANGER], KNOWN, 1.0).queries == 1
+    answers = ask(source, HERE, [STRANGER], (), 1.0)
+    assert (answers.lying, answers.queries) == ("", 1)
+    source.server = "replica"
+    assert ask(source, HERE, [STRANGER], KNOWN, 1.0, server="").found[STRANGER] is NO
+
+
+def test_people_without_keys_are_different_people(source: ListSource) -> None:
+    """Where a directory has no entry keys two canaries are asked all the same."""
+    ask(source, HERE, [STRANGER], [Canary(f"user{n:05d}", "example.com") for n in range(3)], 1.0)
+    assert source.asked[0][1:] == [("user00000", "example.com"), ("user00001", "example.com")]
+
+
+def test_the_third_canary_is_somebody_else(source: ListSource) -> None:
+    """Another address of a person who left proves as little as the first."""
+    entries = (b"1", b"1", b"2", b"1", b"3")
+    known = [Canary(f"user{n:05d}", "example.com", entry) for n, entry in enumerate(entries)]
+    source.records = people(5)[4:]
+    answers = ask(source, HERE, [STRANGER], known, 1.0)
+    assert (answers.found[STRANGER], answers.queries) == (NO, 2)
+
+
+def test_all_addresses_of_a_person_come_along() -> None:
+    """Of whom the directory names several: a wave may be of another one than was asked."""
+    known = (
+        Record("ann", "example.com", entry=b"1"),
+        Record("bob", "example.com", entry=b"2"),
+        Record("eve", "example.com"),
+    )
+    person = (("ann", "example.com"), ("ann2", "example.com"))
+
+    class Named(ListSource):
+        def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
+            return Found(known, people={b"1": person})
+
+    wanted = [(one.local, one.domain) for one in known]
+    answers = ask(Named(), replace(HERE, may_be_empty=True), wanted, (), 1.0)
+    assert answers.beside == {wanted[0]: person}
+
+
+def test_canaries_change_and_others_stand_behind() -> None:
+    """The two that are asked are not always the same; one that is configured in another domain is not the first."""
+    other = Canary("boss", "two.example")
+    orders = [canaries_for(Canaries(), HERE, ["example.com"], configured=[other]) for _ in range(60)]
+    assert len({order[0] for order in orders}) > 1
+    assert len({order[5] for order in orders}) > 1
+    assert all({one.domain for one in order[:5]} == {"example.com"} and other in order[5:] for order in orders)
+
+
+def test_a_mailbox_outranks_an_alias_of_the_same_address() -> None:
+    """Of several rows: the mailboxes alone, active when one is, at the first place that is named."""
+    alias = Record("all", "example.com", Kind.ALIAS, location="cloud", targets=("a@example.com",))
+    off = Record("all", "example.com", active=False)
+    on = Record("all", "example.com", location="onprem", targets=("b@example.com",))
+    for rows in ([alias, off, on], [off, on, alias], [on, alias, off]):
+        assert one(rows) == Record("all", "example.com", location="onprem", targets=("b@example.com",))
+    assert one([alias, off]) == off
+    group = alias._replace(kind=Kind.GROUP, location=None)
+    assert one([alias, group])[2:5] == (Kind.GROUP, True, "cloud")
+    assert not one([off, off]).active
