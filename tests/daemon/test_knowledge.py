@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_what_is_learned_is_bounded(worker: Worker, monkeypatch: pytest.MonkeyPa
 
 def test_a_loop_is_remembered_for_a_day(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock that nobody sets, told in unix time."""
-    monkeypatch.setattr(knowing.time, "time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
     worker.knowledge.loop_seen("ann", D, 400.0)
     assert worker.knowledge.loop_first_seen("ann", D) == 1_800_000_000.0 - 600
     assert worker.knowledge.loop_first_seen("bob", D) is None

@@ -9,6 +9,7 @@ from tests.transport.world import NOW, D, World, answerer, decide, domain, value
 from transport.answerer import ADDRESS_MAPS
 from transport.config.settings import Destination, Domain, Location, Unknown, Wave
 from transport.decision import Decision, Verdict
+from transport.maps import virtual_alias
 from transport.record import Kind, Row
 
 ALIAS = Domain("alias.example", alias_of="example.com", local_transport="lmtp:alias")
@@ -400,6 +401,7 @@ def test_who_is_named_in_the_configuration(world: World, name: str) -> None:
         )
 
     assert (said("boss@elsewhere.example").verdict, said("boss@elsewhere.example").findings) == (Verdict.EXPAND, ())
+    assert said("bob@example.com").targets == ("bob@example.com",)
     world.add("al@example.com", targets=["zoe@example.com"])
     world.add("zoe@example.com")
     assert said("al@example.com").targets == ("al@example.com",)
@@ -426,6 +428,11 @@ def test_a_postmaster_as_long_as_it_is_true(world: World) -> None:
         faces = answerer(world, domain(postmaster=f"{goal}@example.com"))
         assert decide(faces, "postmaster@example.com").keep is keep
         assert value(faces, "here", "postmaster@example.com")[0] == "OK"
+    other = domain(name="other.example", local=("elsewhere",))
+    world.add("dora@other.example", "elsewhere")
+    wave = Wave("w", NOW + 5, "other.example", "s", frozenset({"dora@other.example"}))
+    faces = answerer(world, domain(postmaster="dora@other.example"), other, waves=[wave])
+    assert decide(faces, "postmaster@example.com").until == NOW + 5
     world.stale = {"here"}
     faces = answerer(world, domain(delivery="dual", postmaster="al@example.com"))
     assert decide(faces, "postmaster@example.com").ask == (("here", "new", "example.com"),)
@@ -497,3 +504,41 @@ def test_parts_of_groups_have_no_route(world: World) -> None:
     faces = answerer(world, domain(delivery="dual"))
     for text in ("all=1@example.com.group.splitmx.invalid", "ann@example.com.other.splitmx.invalid"):
         assert value(faces, "transport", text) == ("NOTFOUND", "")
+
+
+@pytest.mark.parametrize(
+    ("members", "length", "pieces"),
+    [
+        (900, 20, [900]),
+        (901, 20, [900, 1]),
+        (100, 598, [100]),
+        (100, 599, [99, 1]),
+        (300, 598, [100, 100, 100]),
+        (0, 0, [0]),
+    ],
+)
+def test_large_groups_are_cut_within_both_bounds(members: int, length: int, pieces: list[int]) -> None:
+    """900 addresses, or 60,000 octets with what stands between them, and nobody is lost at a cut."""
+    targets = [f"{number:03d}@{'x' * (length - 4)}" for number in range(members)]
+    made = virtual_alias.chunks(targets)
+    assert [len(one) for one in made] == pieces
+    assert [target for one in made for target in one] == targets
+
+
+@pytest.mark.parametrize(
+    ("local", "meant"),
+    [
+        ("all=1", ("all", "", 1)),
+        ("all=0123abcd=999999", ("all", "0123abcd", 999_999)),
+        ("a=b=0123abcd=2", ("a=b", "0123abcd", 2)),
+        ("all=0123abc=2", ("all=0123abc", "", 2)),
+        ("=0123abcd=2", ("=0123abcd", "", 2)),
+        *(
+            (nothing, None)
+            for nothing in ("all", "all=", "=1", "all=x", "all=1000000", "all=\u00b2", "all=-1", "all=\u0663")
+        ),
+    ],
+)
+def test_names_of_parts(local: str, meant: tuple[str, str, int] | None) -> None:
+    """`GROUP=STATE=NUMBER`, whatever the group is called; anything else is no part."""
+    assert virtual_alias.chunk_of(local) == meant

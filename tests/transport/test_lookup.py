@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from tests.sync.conftest import ListSource, people
-from transport import lookup
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError, DirectoryTimeout, Found
 from transport.index.reader import Canary
@@ -190,7 +190,7 @@ def test_several_rows_of_an_address_are_one_as_in_the_index() -> None:
 def test_all_queries_of_a_question_share_one_deadline(source: ListSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each query gets what the ones before left; when nothing is left nobody is asked about any more."""
     clock, left = [100.0], list[float]()
-    monkeypatch.setattr(lookup.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     class Slow(ListSource):
         def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live queue of one directory, step by step: in a time that a test sets, with queries that return when it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from policyd import clock
+from policyd.keeper import queue as queues
+from policyd.keeper.canaries import CanaryStore
+from policyd.keeper.queue import LiveQueue
+from policyd.link import Live
+from tests.sync.conftest import ListSource, people
+from transport.config.settings import Directory, SqlOptions
+from transport.directories.base import DirectoryError, DirectoryTimeout, Source
+from transport.index.reader import Canary
+from transport.lookup import Answers
+
+D = "example.com"
+HERE = Directory("here", "sql", SqlOptions("sqlite://", "SELECT 1"), b"", fresh_for=5.0, deadline=1.0)
+KNOWN = tuple(Canary(f"user{n:05d}", D) for n in range(5))
+
+Done = Callable[[Answers | None, BaseException | None], None]
+
+
+@dataclass(eq=False)
+class Timer:
+    """A call that is due."""
+
+    at: float
+    call: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Loop:
+    """An event loop of which only time and timers exist."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[Timer] = []
+
+    def call_later(self, seconds: float, call: Callable[..., None], *words: Any) -> Timer:
+        self.timers.append(Timer(self.now + seconds, lambda: call(*words)))
+        return self.timers[-1]
+
+    def run(self, seconds: float = 0.0) -> None:
+        """Let time pass, and make the calls that become due, in their order."""
+        end = self.now + seconds
+        while due := [one for one in self.timers if not one.cancelled and one.at <= end]:
+            first = min(due, key=lambda one: one.at)
+            self.timers.remove(first)
+            self.now = max(self.now, first.at)
+            first.call()
+        self.now = end
+
+
+class Crew:
+    """Threads that begin when the test says so. jobs: what was given to them, with whom it tells."""
+
+    def __init__(self, *_: object) -> None:
+        self.free = 4
+        self.jobs: list[tuple[Callable[[Source], Answers], Done]] = []
+
+    def submit(self, job: Callable[[Source], Answers], done: Done, limit: float) -> bool:
+        if not self.free:
+            return False
+        self.free -= 1
+        self.jobs.append((job, done))
+        return True
+
+    def look_after(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class Canaries:
+    """Five people of example.com."""
+
+    def choose(self, *_: object) -> tuple[Canary, ...]:
+        return KNOWN
+
+    def emptied(self, _: str) -> bool:
+        return False
+
+
+class Asked:
+    """A queue, its directory (user00000 to user00009 and ann), and what was replied."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(queues, "Crew", Crew)
+        self.loop = Loop()
+        monkeypatch.setattr(clock, "now", lambda: self.loop.now)
+        self.told: list[str] = []
+        self.replies: list[tuple[str, Live]] = []
+        self.source = ListSource([*people(10), people(1, prefix="ann")[0]._replace(local="ann")])
+        self.queue = LiveQueue(
+            cast(asyncio.AbstractEventLoop, self.loop),
+            HERE,
+            cast(CanaryStore, Canaries()),
+            lambda: self.told.append("changed"),
+            lambda: self.told.append("foreign"),
+        )
+        self.crew = cast(Crew, self.queue.crew)
+
+    def ask(self, *locals_: str, anew: bool = False) -> None:
+        """Ask, and let the queue send what it wants to send at once."""
+        for local in locals_:
+            self.queue.ask(local, D, lambda local, _, live: self.replies.append((local, live)), anew=anew)
+        self.loop.run()
+
+    def come_back(self, number: int = 0, error: BaseException | None = None) -> None:
+        """A query returns: with what the directory says now, or with an error."""
+        job, done = self.crew.jobs.pop(number)
+        self.crew.free += 1
+        done(None if error else job(self.source), error)
+
+    def said(self) -> list[tuple[str, object]]:
+        """What was replied since the last time: the local parts found, "no", or None for "could not be asked"."""
+        replies, self.replies = self.replies, []
+        return [
+            (local, None if live.records is None else [r.local for r in live.records] or "no")
+            for local, live in replies
+        ]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+def test_equal_questions_are_one(asked: Asked) -> None:
+    """While one waits or is on its way, and while its answer counts, an address is asked about once."""
+    asked.ask("ann", "zed", "zed")
+    assert (len(asked.crew.jobs), asked.said()) == (1, [])
+    asked.ask("zed")
+    assert len(asked.crew.jobs) == 1
+    asked.come_back()
+    assert asked.said() == [("ann", ["ann"]), ("zed", "no"), ("zed", "no"), ("zed", "no")]
+    assert asked.source.asked[0][:2] == [("ann", D), ("zed", D)]
+    asked.loop.run(4.9)
+    asked.ask("zed", "ann")
+    assert (asked.said(), asked.crew.jobs) == ([("zed", "no"), ("ann", ["ann"])], [])
+    asked.loop.run(0.1)
+    asked.ask("zed")
+    assert (len(asked.crew.jobs), asked.said()) == (1, [])
+
+
+def test_what_was_answered_before_a_reading_is_asked_again(asked: Asked) -> None:
+    """The reading is newer; one that began with the question is not."""
+    asked.ask("zed")
+    asked.come_back()
+    asked.said()
+    for read_at, again in ((999.0, 0), (1000.0, 0), (1000.1, 1)):
+        asked.queue.read_at = read_at
+        asked.ask("zed")
+        assert len(asked.crew.jobs) == again
+
+
+def test_asked_anew_is_asked(asked: Asked) -> None:
+    """`flush` and `explain` take neither an answer that is remembered nor one to an earlier question."""
+    asked.ask("zed")
+    asked.ask("zed", anew=True)
+    asked.loop.run(0.05)
+    assert len(asked.crew.jobs) == 2
+    asked.come_back()
+    asked.come_back()
+    assert asked.said() == [("zed", "no"), ("zed", "no")]
+    asked.ask("zed", anew=True)
+    assert len(asked.crew.jobs) == 1
+
+
+def test_forgetting(asked: Asked) -> None:
+    """Of one address, of a domain; of others nothing."""
+    for gone, again in ((("zed", D), ["zed"]), ((None, D), ["zed", "eve"]), ((None, "x.example"), []), (("x", D), [])):
+        asked.ask("zed", "eve")
+        asked.come_back()
+        asked.said()
+        asked.queue.forget(*gone)
+        asked.ask("zed", "eve")
+        assert [local for local in ("zed", "eve") if (local, D) in asked.queue.flying] == again
+        while asked.crew.jobs:
+            asked.come_back()
+        asked.queue.forget(None, D)
+        asked.loop.run(1.0)
+
+
+def test_a_directory_that_lies_is_not_believed(asked: Asked) -> None:
+    """All canaries missing: TEMP at once for everybody, until a probe finds one; a yes still counts."""
+    people_, asked.source.records = asked.source.records, asked.source.records[-1:]
+    asked.ask("ann", "zed")
+    asked.come_back()
+    assert asked.said() == [("ann", ["ann"]), ("zed", None)]
+    assert (asked.queue.circuit.open, asked.told) == (True, ["changed"])
+    asked.ask("eve")
+    assert asked.said() == [("eve", None)]
+    asked.loop.run(0.4)
+    assert len(asked.crew.jobs) == 1
+    asked.come_back()
+    assert asked.queue.circuit.open
+    asked.source.records = people_
+    asked.loop.run(0.7)
+    asked.come_back()
+    assert (asked.queue.circuit.open, asked.told) == (False, ["changed", "changed"])
+    asked.loop.run(1.0)  # what failed is remembered for a second
+    asked.ask("zed")
+    asked.come_back()
+    assert asked.said() == [("zed", "no")]
+
+
+@pytest.mark.parametrize(
+    "error", [DirectoryError("refused", "start it"), DirectoryTimeout("late"), RuntimeError("bug")]
+)
+def test_a_probe_that_fails_is_followed_by_another(asked: Asked, error: Exception) -> None:
+    """The circuit stays open, whatever goes wrong, also where no thread is free for the probe."""
+    asked.queue._trip("hangs")
+    asked.crew.free = 0
+    asked.loop.run(0.4)
+    assert asked.crew.jobs == []
+    asked.crew.free = 4
+    for _ in range(4):
+        asked.loop.run(7.0)
+        assert len(asked.crew.jobs) == 1
+        asked.come_back(error=error)
+        assert asked.queue.circuit.open
+    asked.loop.run(7.0)
+    asked.come_back()
+    assert not asked.queue.circuit.open
+
+
+def test_a_directory_that_hangs(asked: Asked) -> None:
+    """Neither the query nor the canary beside it is back by the deadline: the first one opens the circuit."""
+    asked.ask("zed")
+    asked.loop.run(0.5)
+    assert len(asked.crew.jobs) == 2, "a canary goes beside it"
+    asked.ask("eve")
+    asked.loop.run(0.6)
+    assert asked.queue.circuit.open
+    assert sorted(asked.said()) == [("eve", None), ("zed", None)]
+    assert asked.told == ["changed"]
+    asked.come_back()
+    assert asked.said() == [], "nobody waits for it any more"
+
+
+def test_an_address_that_is_slow_by_itself(asked: Asked) -> None:
+    """The canary comes back, the query does not: it alone fails, as often as that happens."""
+    for number in range(4):
+        asked.ask(f"slow{number}")
+        asked.loop.run(0.5)
+        asked.come_back(1)
+        asked.loop.run(0.6)
+        assert asked.said() == [(f"slow{number}", None)]
+        asked.crew.jobs.clear()
+        asked.crew.free = 4
+    assert not asked.queue.circuit.open
+
+
+def test_late_without_a_canary(asked: Asked) -> None:
+    """Where no thread was free for one, two of ten open the circuit; a query's own time-out is late as well."""
+    for opened in (False, True):
+        asked.crew.free = 1
+        asked.ask(f"zed{opened}")
+        asked.loop.run(0.9)
+        asked.come_back(error=DirectoryTimeout("late"))
+        assert asked.said() == [(f"zed{opened}", None)]
+        assert asked.queue.circuit.open is opened
+    assert asked.queue.missed == 2
+
+
+def test_errors_open_no_circuit(asked: Asked) -> None:
+    """Who asked is told, again for a second without a query; the next question is a query."""
+    for number in range(6):
+        asked.ask(f"zed{number}")
+        asked.come_back(error=DirectoryError("refused", "start it"))
+        assert asked.said() == [(f"zed{number}", None)]
+        asked.ask(f"zed{number}")
+        assert asked.said() == [(f"zed{number}", None)]
+
+    def refuse(_: object) -> None:
+        raise DirectoryError("refused", "start it")
+
+    asked.source.on_ask = refuse
+    asked.ask("down")
+    asked.come_back()
+    assert asked.said() == [("down", None)]
+    assert (asked.queue.circuit.open, asked.queue.errors) == (False, 7)
+    asked.loop.run(1.0)
+    asked.ask("zed0")
+    assert len(asked.crew.jobs) == 1
+
+
+def test_another_server_is_told(asked: Asked) -> None:
+    """Its "no" is not believed and a sync is asked for; without a sync yet, and from the same, all is well."""
+    for synced, answered, foreign in (("", "a", 0), ("a", "a", 0), ("a", "b", 1)):
+        asked.queue.server, asked.source.server = synced, answered
+        asked.ask(f"zed{answered}{synced}")
+        asked.come_back()
+        assert asked.told.count("foreign") == foreign
+        assert asked.said() == [(f"zed{answered}{synced}", None if foreign else "no")]
+    assert not asked.queue.circuit.open
+
+
+def test_waiting_is_bounded(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound, and beyond the deadline without a thread, nobody waits; neither is remembered as an answer."""
+    monkeypatch.setattr(queues, "_WAITING", 2)
+    asked.crew.free = 0
+    asked.ask("one", "two", "three")
+    assert asked.said() == [("three", None)]
+    asked.loop.run(0.9)
+    assert asked.said() == []
+    asked.loop.run(0.2)
+    assert sorted(asked.said()) == [("one", None), ("two", None)]
+    asked.crew.free = 4
+    asked.ask("one", "three")
+    asked.come_back()
+    assert asked.said() == [("one", "no"), ("three", "no")]
+
+
+def test_a_closed_queue_keeps_nobody(asked: Asked) -> None:
+    """Who waits, and who asks later, could not ask; what comes back afterwards changes nothing."""
+    asked.crew.free = 1
+    asked.ask("one")
+    asked.ask("two")
+    asked.queue.close()
+    asked.ask("three")
+    assert sorted(asked.said()) == [("one", None), ("three", None), ("two", None)]
+    asked.come_back()
+    asked.loop.run(30.0)
+    assert (asked.said(), asked.crew.jobs, asked.told) == ([], [], [])
+
+
+def test_a_crowd_is_asked_in_batches(asked: Asked) -> None:
+    """48 addresses and two canaries in a query, several at once, everybody once."""
+    names = [f"x{number}" for number in range(100)]
+    asked.ask(*names)
+    asked.loop.run(0.03)
+    for _ in range(10):
+        if not asked.crew.jobs:
+            break
+        asked.come_back()
+        asked.loop.run(0.03)
+    assert [len(one) for one in asked.source.asked] == [50, 50, 6]
+    assert sorted(asked.said()) == sorted((name, "no") for name in names)
