@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -63,16 +63,20 @@ class Loop:
 
 
 class Crew:
-    """Threads that begin when the test says so. jobs: what was given to them, with whom it tells."""
+    """Threads that begin when the test says so. jobs: what was given to them, with whom it tells; limits: how long each
+    may take. refuses: no thread can be started."""
 
     def __init__(self, *_: object) -> None:
         self.free = 4
+        self.refuses = self.closed = False
+        self.limits: list[float] = []
         self.jobs: list[tuple[Callable[[Source], Answers], Done]] = []
 
     def submit(self, job: Callable[[Source], Answers], done: Done, limit: float) -> bool:
-        if not self.free:
+        if self.refuses or not self.free:
             return False
         self.free -= 1
+        self.limits.append(round(limit, 3))
         self.jobs.append((job, done))
         return True
 
@@ -80,7 +84,7 @@ class Crew:
         return True
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 class Canaries:
@@ -336,6 +340,7 @@ def test_a_closed_queue_keeps_nobody(asked: Asked) -> None:
     asked.come_back()
     asked.loop.run(30.0)
     assert (asked.said(), asked.crew.jobs, asked.told) == ([], [], [])
+    assert asked.crew.closed
 
 
 def test_a_crowd_is_asked_in_batches(asked: Asked) -> None:
@@ -350,3 +355,60 @@ def test_a_crowd_is_asked_in_batches(asked: Asked) -> None:
         asked.loop.run(0.03)
     assert [len(one) for one in asked.source.asked] == [50, 50, 6]
     assert sorted(asked.said()) == sorted((name, "no") for name in names)
+
+
+def test_answers_are_remembered_as_long_as_they_count(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the memory is turned over meanwhile, and never more of them than there is room for."""
+    asked.loop.run(3.0)
+    asked.ask("zed")
+    asked.come_back()
+    asked.loop.run(2.5)
+    asked.queue.look_after()
+    asked.ask("zed")
+    assert ([local for local, _ in asked.said()], asked.crew.jobs) == (["zed", "zed"], [])
+    asked.loop.run(5.5)
+    asked.queue.look_after()
+    assert (asked.queue.results, asked.queue.old_results) == ({}, {})
+    monkeypatch.setattr(queues, "_REMEMBERED", 2)
+    for number in range(9):
+        asked.ask(f"x{number}")
+        asked.come_back()
+        asked.loop.run(0.05)
+    assert len(asked.queue.results) + len(asked.queue.old_results) <= 4
+
+
+def test_no_deadline_is_longer_than_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the configuration says: all mail of the host waits for it."""
+    monkeypatch.setattr(queues, "Crew", Crew)
+    loop, canaries = cast(asyncio.AbstractEventLoop, Loop()), cast(CanaryStore, Canaries())
+    for says, waits in ((60.0, 2.0), (0.5, 0.5)):
+        queue = LiveQueue(loop, replace(HERE, deadline=says), canaries, lambda: None, lambda: None)
+        assert queue.deadline == waits
+
+
+def test_time_spent_waiting_is_spent(asked: Asked) -> None:
+    """A query has what is left to the one who waits longest, its canary what is left to the query."""
+    asked.crew.free = 0
+    asked.ask("one")
+    asked.loop.run(0.6)
+    asked.crew.free = 4
+    asked.ask("two")
+    asked.loop.run(0.2)
+    assert asked.crew.limits == [0.4, 0.24]
+    assert asked.said() == []
+    asked.loop.run(0.21)
+    assert sorted(asked.said()) == [("one", None), ("two", None)]
+
+
+def test_no_thread_can_be_started(asked: Asked) -> None:
+    """Who asked waits on, is told at the deadline, and is asked about as soon as there is one."""
+    asked.crew.refuses = True
+    asked.ask("one")
+    assert (asked.said(), list(asked.queue.waiting)) == ([], [("one", D)])
+    asked.loop.run(1.1)
+    assert asked.said() == [("one", None)]
+    asked.ask("one")
+    asked.crew.refuses = False
+    asked.ask("two")
+    asked.come_back()
+    assert asked.said() == [("one", "no"), ("two", "no")]
