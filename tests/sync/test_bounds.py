@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from transport.config.settings import Domain
+from transport.config.settings import Domain, Wave
 from transport.record import Kind, Record
 
 from .conftest import World, people
@@ -100,3 +101,108 @@ def test_changes_of_a_domain_are_not_its_neighbours(world: World) -> None:
     report = world.sync()
     assert (report.removed, report.held) == (60, 12)
     assert [(one.domain, one.count) for one in world.reader.held()] == [("two.example", 12)]
+
+
+def wave(world: World, names: list[str]) -> None:
+    """These people of example.com moved in a passed wave."""
+    moved = Wave("w", time.time() - 60, "example.com", "cloud", frozenset(f"{name}@example.com" for name in names))
+    world.settings = replace(world.settings, waves=(moved,))
+
+
+def test_small_domains_that_vanish_without_a_witness(world: World) -> None:
+    """However few they are: with nobody left whom the directory knew, who came since proves nothing."""
+    source = world.sources["here"]
+    source.records = people(5, "one.example") + people(5, "two.example")
+    world.sync()
+    source.records = people(1, "three.example")
+    report = world.sync()
+    assert (report.added, report.removed, report.held) == (1, 0, 10)
+
+
+def test_people_who_are_exchanged(world: World) -> None:
+    """A few for a few others are ordinary; most of a larger domain for others are held: no tenant closed."""
+    source = world.sources["here"]
+    staying = people(40, "o.example")
+    source.records = people(5) + staying
+    world.sync()
+    source.records = people(3, prefix="new") + staying
+    report = world.sync()
+    assert (report.added, report.removed, report.held) == (3, 5, 0)
+    source.records = people(12) + staying
+    world.sync()
+    source.records = people(5, prefix="other") + staying
+    assert world.sync().held == 12
+
+
+def test_canaries_that_left_are_no_witnesses(world: World) -> None:
+    """A domain whose known people are all gone says nothing for another one that is gone as a whole."""
+    source = world.sources["here"]
+    source.records = people(30) + people(40, "two.example")
+    world.sync()
+    known = {one.local for one in world.reader.canaries("here", "two.example")}
+    source.records = [one for one in people(40, "two.example") if one.local not in known]
+    report = world.sync()
+    assert (report.removed, report.held) == (5, 30)
+
+
+def test_an_empty_directory_is_accepted_as_a_whole(world: World) -> None:
+    """By all of its domains, not by one of them; by `may_be_empty` at once. Until then nothing of it is believed."""
+    source = world.sources["here"]
+    source.records, source.server = people(30) + people(30, "two.example"), "a"
+    world.sync()
+    source.records, source.server = [], "b"
+    assert world.sync().held == 60
+    assert world.sync(accept=["example.com"]).held == 60
+    assert {state.server for state in world.reader.directories() if state.name == "here"} == {"a"}
+    assert world.sync(accept=["example.com", "two.example"]).removed == 60
+    source.records = people(30)
+    world.sync()
+    world.change("here", may_be_empty=True)
+    source.records = []
+    report = world.sync()
+    assert (report.removed, report.held, report.believable) == (30, 0, True)
+
+
+def test_who_moved_in_a_wave_does_not_count(world: World) -> None:
+    """Neither among the others who left, nor as the last of a domain."""
+    source = world.sources["here"]
+    source.records = people(40)
+    world.sync()
+    wave(world, [f"user{number:05d}" for number in range(6)])
+    source.records = people(40)[12:]
+    assert (world.sync().removed, world.reader.held()) == (12, ())
+    source.records = people(5)
+    world.sync(accept=[])
+    source.records = people(1, "two.example")
+    assert (world.sync().removed, world.reader.held()) == (5, ())
+
+
+def test_people_of_two_lists_count_once(world: World) -> None:
+    """A tenth of a domain is a tenth of its people, not of the rows of all directories."""
+    for name in ("here", "there"):
+        world.sources[name].records = people(100)
+        world.sync(name)
+    world.sources["here"].records = people(15, location="cloud") + people(100)[15:]
+    assert world.sync().held == 15
+
+
+def test_rows_of_another_configuration_place_nobody(world: World) -> None:
+    """People whom a directory listed under settings that are no more were on no side."""
+    world.sources["here"].records = people(40, prefix="own")
+    world.sources["there"].records = people(100)
+    world.sync()
+    world.sync("there")
+    world.change("there", fingerprint=b"changed.........")
+    world.sources["here"].records = people(40, prefix="own") + people(100)
+    report = world.sync()
+    assert (report.added, report.held) == (100, 0)
+
+
+def test_who_was_suspended_before_is_no_witness(world: World) -> None:
+    """A domain that is suspended as a whole is believed while somebody else is active, not while others are listed."""
+    source = world.sources["here"]
+    off = [one._replace(active=False) for one in people(20, "o.example")]
+    source.records = people(12) + off
+    world.sync()
+    source.records = [one._replace(active=False) for one in people(12)] + off
+    assert world.sync().held == 12
