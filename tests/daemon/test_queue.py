@@ -277,7 +277,12 @@ def test_late_without_a_canary(asked: Asked) -> None:
         asked.come_back(error=DirectoryTimeout("late"))
         assert asked.said() == [(f"zed{opened}", None)]
         assert asked.queue.circuit.open is opened
-    assert asked.queue.missed == 2
+        asked.ask(f"zed{opened}")
+        assert asked.said() == [(f"zed{opened}", None)], "not asked again for a second"
+    assert (asked.queue.missed, asked.told) == (2, ["changed"])
+    asked.loop.run(0.4)
+    asked.come_back()
+    assert not asked.queue.circuit.open
 
 
 def test_errors_open_no_circuit(asked: Asked) -> None:
@@ -412,3 +417,40 @@ def test_no_thread_can_be_started(asked: Asked) -> None:
     asked.ask("two")
     asked.come_back()
     assert asked.said() == [("one", "no"), ("two", "no")]
+
+
+@pytest.mark.parametrize("error", [DirectoryError("refused", "start it"), DirectoryTimeout("late")])
+def test_a_probe_that_the_directory_refuses(asked: Asked, error: DirectoryError) -> None:
+    """An answer that says nothing of the canaries closes no circuit; nor does one that comes when all is over."""
+
+    def refuse(_: object) -> None:
+        raise error
+
+    asked.source.on_ask = refuse
+    asked.queue._trip("hangs")
+    for _ in range(3):
+        asked.loop.run(7.0)
+        asked.come_back()
+        assert asked.queue.circuit.open
+    asked.loop.run(7.0)
+    asked.source.on_ask = lambda _: None
+    asked.queue.close()
+    asked.come_back()
+    assert (asked.queue.circuit.open, asked.told) == (True, ["changed"])
+
+
+def test_a_canary_that_is_late_too(asked: Asked) -> None:
+    """Beside a late query it proves nothing when it ran out of time itself; who waits for a thread is told at once."""
+
+    def late(_: object) -> None:
+        raise DirectoryTimeout("late")
+
+    asked.ask("zed")
+    asked.loop.run(0.5)
+    asked.source.on_ask = late
+    asked.come_back(1)
+    asked.crew.free = 0
+    asked.ask("eve")
+    asked.come_back()
+    assert asked.queue.circuit.open
+    assert sorted(asked.said()) == [("eve", None), ("zed", None)]
