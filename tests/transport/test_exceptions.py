@@ -542,3 +542,28 @@ def test_large_groups_are_cut_within_both_bounds(members: int, length: int, piec
 def test_names_of_parts(local: str, meant: tuple[str, str, int] | None) -> None:
     """`GROUP=STATE=NUMBER`, whatever the group is called; anything else is no part."""
     assert virtual_alias.chunk_of(local) == meant
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_every_member_counts_wherever_it_stands(world: World, turned: bool) -> None:
+    """One live member lets nobody keep the group, the first moment of any ends it, a stranger among them is named."""
+
+    def group(name: str, *members: str) -> str:
+        world.add(f"{name}@example.com", kind=Kind.GROUP, targets=members[::-1] if turned else members)
+        return f"{name}@example.com"
+
+    world.add("new@example.com", live=True)
+    plain = answerer(world, D)
+    assert not decide(plain, group("one", "new@example.com", "ann@example.com")).keep
+    assert decide(plain, group("two", "ann@example.com", "zed@example.com")).findings == (
+        "target zed@example.com exists nowhere",
+    )
+    world.add("dora@other.example")
+    world.add("eve@third.example")
+    others = [domain(name=name) for name in ("other.example", "third.example")]
+    waves = [Wave(name, NOW + at, name, "s", frozenset()) for name, at in (("other.example", 5), ("third.example", 9))]
+    faces = answerer(world, D, *others, waves=waves)
+    assert decide(faces, group("three", "dora@other.example", "eve@third.example")).until == NOW + 5
+    whole = answerer(world, domain(delivery="all", group_members=False))
+    four = decide(whole, group("four", "ann@example.com", "bob@example.com"))
+    assert (four.targets, four.dropped) == (("ann@example.com",), ("bob@example.com",))
