@@ -256,3 +256,16 @@ def test_domain_alias_is_looked_through(world: World) -> None:
     faces = answerer(world, SECONDARY, alias, destinations=[destination(OWN)])
     assert action(faces, "zed@example.org", "198.51.100.9").startswith("550 5.4.6 ")
     assert action(faces, "ann@example.org", "198.51.100.9") == "DUNNO"
+
+
+@pytest.mark.parametrize("since", [None, NOW - 60, NOW - 3600])
+def test_a_loop_is_judged_anew_each_time(world: World, since: float | None) -> None:
+    """What is put off now is refused later, and let through when it is mended: no such answer is kept."""
+    if since is not None:
+        world.loops["bob", "example.com"] = since
+    faces = answerer(world, PRIMARY, destinations=[destination(OWN, exclusive=True)])
+    request = {"recipient": "bob@example.com", "sender": "a@other.example", "client_address": "198.51.100.9"}
+    outcome = faces.policy(request, NOW)
+    assert outcome.value[:3] == ("550" if since == NOW - 3600 else "451")
+    assert not outcome.keep
+    assert faces.policy(request | {"client_address": "203.0.113.5"}, NOW).keep
