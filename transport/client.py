@@ -172,8 +172,6 @@ def judge(
         return Judgement(Rule.REFUSE, 550, "5.1.1", "No such recipient here; bounces are not caught", keep=False)
     if target[1].verify:
         return Judgement(Rule.VERIFY, keep=False)
-    if decision.verdict is Verdict.TEMP:
-        return Judgement(Rule.TEMP, 451, "4.3.0", "Recipient cannot be looked up now, try again later", keep=False)
     if target[1].verdict is Verdict.TEMP:
         return Judgement(Rule.TEMP, 451, "4.3.0", "Recipient cannot be looked up now, try again later", keep=False)
     return PASS

@@ -98,7 +98,6 @@ class LiveQueue:
         self._gather_until = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._probing = False
 
     # --- questions --------------------------------------------------------------------------------------------
 
