@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transport.config.settings import Domain, Settings
 
 _SHOWN = 20
-_HINT = "docs/install.md, step 7, says what to do first"
+_HINT = "docs/install.md, step 7, says what to do"
 _UNREAD = "splitmx status says why; after a change of the configuration: systemctl reload splitmx"
 
 
@@ -68,19 +68,23 @@ def retire(config: Path, as_json: bool, domain: str, dry_run: bool, force: bool)
     reasons, first = _reasons(settings, entry)
     if reasons and not force:
         if as_json:
-            print_json({"domain": entry.name, "done": False, "reasons": reasons, "first": first})
+            print_json({"domain": entry.name, "done": False, "reasons": reasons, "first": first, "warnings": []})
         for address in first:
             note(visible(address))
         raise Found(f"{entry.name} is not retired: {'; '.join(reasons)}", _HINT)
     text = _disabled(config.read_text("utf-8"), entry.name)
+    warnings = list(_warnings(settings, entry))
     if not dry_run:
         from policyd.cli.configfile import install, reload_daemon
 
         install(config, text)
         reload_daemon(config)
     if as_json:
-        print_json({"domain": entry.name, "done": not dry_run, "reasons": reasons, "first": first})
+        done = {"done": not dry_run, "reasons": reasons, "first": first, "warnings": warnings}
+        print_json({"domain": entry.name, **done})
     else:
+        for warning in warnings:
+            note(f"warning: {warning}; {_HINT}")
         click.echo(f"{entry.name}: {'could be retired' if dry_run else 'retired, enabled = false'}")
         for line in _next(settings):
             click.echo(line)
@@ -115,11 +119,6 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
         reasons.append(
             f'unknown = "{domain.unknown.value}" relays whoever is not listed, and no remote directory says who that is'
         )
-    if _only_way(settings, domain):
-        reasons.append(
-            "Postfix has it in relay_domains and reaches who is here by splitmx alone, through"
-            f" {domain.local_transport}: without it their mail would go to the domain's MX"
-        )
     domains = {**settings.domains}
     domains = {name: replace(one, enabled="yes" if name == domain.name else "no") for name, one in domains.items()}
     if domain.alias_of:
@@ -141,6 +140,15 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
     if remote.count:
         reasons.insert(0, f"{remote.count} recipients are at the other side")
     return reasons, remote.first
+
+
+def _warnings(settings: Settings, domain: Domain) -> Iterator[str]:
+    """What the MTA has to be told at once, for nobody here to lose mail."""
+    if _only_way(settings, domain):
+        yield (
+            f"Postfix has {domain.name} in relay_domains and reached who is here by splitmx alone, through"
+            f" {domain.local_transport}: without it their mail goes to the domain's MX"
+        )
 
 
 def _only_way(settings: Settings, domain: Domain) -> bool:
