@@ -179,11 +179,13 @@ class OfflineKnowledge:
         The listing is left where it stands as soon as there are enough.
         """
         chosen: list[Canary] = []
-        for record in source.list().records:
+        listing = source.list()
+        for record in listing.records:
             if all(record.entry is None or record.entry != other.entry for other in chosen):
                 chosen.append(Canary(record.local, record.domain, record.entry))
             if len(chosen) == 3:
                 break
+        listing.close()
         source.close()
         self._sources.pop(directory.name, None)
         return tuple(chosen)

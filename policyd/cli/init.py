@@ -240,6 +240,8 @@ def _give(aside: Path, config: Path) -> None:
 
 def _try(settings: Settings) -> int:
     """Read a little of each directory, and say what could be amiss."""
+    from contextlib import closing
+
     from transport.directories import open_source
     from transport.directories.base import DirectoryError
 
@@ -248,7 +250,8 @@ def _try(settings: Settings) -> int:
         try:
             source = open_source(directory)
             try:
-                somebody = next(iter(source.list().records), None)
+                with closing(source.list()) as listing:
+                    somebody = next(iter(listing.records), None)
             finally:
                 source.close()
         except DirectoryError as fault:

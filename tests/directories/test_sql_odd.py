@@ -7,6 +7,7 @@ import gc
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -108,14 +109,15 @@ def test_a_listing_that_ends_early_prints_nothing(mariadb: MariaDb, monkeypatch:
     source = SqlSource("here", SqlOptions(url, "SELECT address, repeat('x', 200) AS other FROM r"))
     seen: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: seen.append(what.exc_value))
-    records = source.list().records
-    next(records)
+    monkeypatch.setattr(warnings, "warn", lambda what, *_: seen.append(what))
+    listing = source.list()
+    next(listing.records)
     if how == "killed":
         number = mariadb.sql("SELECT id FROM information_schema.processlist WHERE db = 'early' AND user = 'app'")
         mariadb.sql(f"KILL {number.strip()}")
         with pytest.raises(DirectoryError, match="Lost connection"):
-            list(records)
-    del records
+            list(listing.records)
+    listing.close()
     source.close()
     gc.collect()
     assert seen == []

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,6 +63,11 @@ class Listing:
     server: str = ""
     content_time: float | None = None
     cookie: bytes = b""
+
+    def close(self) -> None:
+        """Read no further: what is still open for `records` ends now, and not when the memory is cleared up."""
+        if isinstance(self.records, Generator):
+            self.records.close()
 
 
 @dataclass(frozen=True, slots=True)

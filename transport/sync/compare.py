@@ -51,7 +51,8 @@ def compare(
         moment = time.time() if now is None else now
         waves = sum(wave.at <= moment for wave in settings.waves)
         known = _known(connection, directory, waves) if accept is None and not dry_run else b""
-        stage.read(listing.records, listing.skipped, spool=bool(known), progress=progress)
+        with contextlib.closing(listing):
+            stage.read(listing.records, listing.skipped, spool=bool(known), progress=progress)
         if writer.instance != instance:  # the domains have other numbers in the new file
             raise IndexFault(f"{writer.path} was rebuilt meanwhile", "the directory is read again")
         report.listing = time.monotonic() - began
