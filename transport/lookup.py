@@ -16,7 +16,7 @@ from typing import Protocol
 
 from transport.config.settings import Directory
 from transport.directories.base import DirectoryError, DirectoryTimeout, Found, Source
-from transport.index.reader import Canary
+from transport.index.states import Canary
 from transport.record import Kind, Record
 
 BATCH = 50

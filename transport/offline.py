@@ -16,7 +16,8 @@ from transport.config.settings import Directory, Settings
 from transport.decision import Decision, Verdict
 from transport.directories import open_source
 from transport.directories.base import DirectoryError, Source
-from transport.index.reader import Canary, Reader
+from transport.index.reader import Reader
+from transport.index.states import Canary
 from transport.lookup import NO, Answer, Answers, Failed, ask, canaries_for, one
 from transport.record import Record, Row
 

@@ -37,7 +37,8 @@ def opened(settings: Settings, *, accept: bool = False) -> Iterator[Opened]:
     Where the state directory cannot be written, they are read into a temporary one. accept: release what guards
     hold back.
     """
-    from transport.index.writer import IndexBusy, IndexFault, Writer
+    from transport.index.faults import IndexBusy, IndexFault
+    from transport.index.writer import Writer
 
     state = settings.daemon.state
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="splitmx-index-") as aside:

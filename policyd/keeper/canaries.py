@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from transport.config.settings import Directory
-from transport.index.reader import Canary, Reader
+from transport.index.reader import Reader
+from transport.index.states import Canary
 from transport.lookup import canaries_for
 
 _MOST = 20_000  # pairs of directory and domain in memory

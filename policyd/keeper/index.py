@@ -10,7 +10,8 @@ from pathlib import Path
 
 from policyd import log, threads
 from transport.config.settings import Settings
-from transport.index.writer import IndexFault, Writer
+from transport.index.faults import IndexFault
+from transport.index.writer import Writer
 from transport.sync import SyncReport
 
 _AGAIN = 5.0  # seconds until a file that cannot be opened is tried again

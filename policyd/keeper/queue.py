@@ -19,7 +19,7 @@ from policyd.keeper.crew import Crew
 from policyd.link import Live
 from transport.config.settings import Directory
 from transport.directories.base import DirectoryTimeout, Source
-from transport.index.reader import Canary
+from transport.index.states import Canary
 from transport.lookup import BATCH, CANARIES_ASKED, NO, Answers, Failed, ask
 from transport.record import Record
 

@@ -18,7 +18,7 @@ from policyd.link import Live
 from tests.sync.conftest import ListSource, people
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError, DirectoryTimeout, Source
-from transport.index.reader import Canary
+from transport.index.states import Canary
 from transport.lookup import Answers
 
 D = "example.com"

@@ -13,7 +13,8 @@ from policyd.link import Age
 from policyd.worker import knowledge as knowing
 from policyd.worker.knowledge import LiveKnowledge
 from tests.sync.conftest import World, people
-from transport.index.writer import IndexFault, Writer
+from transport.index.faults import IndexFault
+from transport.index.writer import Writer
 from transport.record import Record
 
 

@@ -14,8 +14,9 @@ import pytest
 from tests.sync.conftest import ListSource, World, people
 from transport.index import schema
 from transport.index import writer as writing
+from transport.index.faults import IndexBusy, IndexFault
 from transport.index.reader import Reader
-from transport.index.writer import IndexBusy, IndexFault, Writer
+from transport.index.writer import Writer
 from transport.record import Kind, Record, Row
 from transport.sync import compare
 

@@ -15,7 +15,8 @@ from policyd import sockets
 from policyd.cli import index
 from policyd.keeper import files
 from policyd.keeper.observe import Observations
-from transport.index.writer import IndexFault, Writer
+from transport.index.faults import IndexFault
+from transport.index.writer import Writer
 
 NOBODY = 65534
 TEXT = "root's own\n"

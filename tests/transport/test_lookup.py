@@ -12,7 +12,7 @@ import pytest
 from tests.sync.conftest import ListSource, people
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError, DirectoryTimeout, Found
-from transport.index.reader import Canary
+from transport.index.states import Canary
 from transport.lookup import NO, Answers, Failed, ask, canaries_for, one
 from transport.record import Kind, Record
 

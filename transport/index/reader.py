@@ -7,11 +7,11 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transport.index import schema
+from transport.index.states import Canary, DirectoryState, Held
 from transport.record import Kind, Row
 
 STAT_EVERY = 1.0
@@ -23,45 +23,6 @@ _HOT_ENTRY = "SELECT directory, kind, active, location, targets, entry FROM reci
 _TARGETS = "SELECT address FROM target WHERE domain = ? AND local = ? AND directory = ? ORDER BY n"
 
 _Raw = tuple[int, int, int, str | None, int, int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryState:
-    """What the index knows of one directory. Times are unix times; `current`: its rows count."""
-
-    name: str
-    rows: int
-    loaded_at: float | None
-    content_time: float | None
-    server: str
-    took: float
-    skipped: int
-    believable: bool
-    emptied_on_purpose: bool
-    current: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Changes that a guard holds back. what: "removed", "moved" or "suspended"; first: up to 20 addresses; since:
-    unix time."""
-
-    directory: str
-    domain: str
-    what: str
-    count: int
-    first: tuple[str, ...]
-    since: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """A listed address that a live query must find. entry: the directory's key, None where it has none."""
-
-    local: str
-    domain: str
-    entry: bytes | None = None
 
 
 class Reader:

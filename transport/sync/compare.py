@@ -11,7 +11,8 @@ from functools import partial
 
 from transport.config.settings import Directory, Settings
 from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
-from transport.index.writer import IndexFault, Writer, fault_of
+from transport.index.faults import IndexFault, fault_of
+from transport.index.writer import Writer
 from transport.sync import claims, write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport

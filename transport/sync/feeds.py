@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from transport.config.settings import Directory, Settings
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Skipped, Source
-from transport.index.writer import IndexFault, Writer, fault_of
+from transport.index.faults import IndexFault, fault_of
+from transport.index.writer import Writer
 from transport.record import Record
 from transport.sync import claims, write
 from transport.sync.guards import Case, judge
