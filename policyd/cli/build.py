@@ -16,7 +16,8 @@ from policyd.cli.common import Later, Stop, config_option, examples, json_option
 
 if TYPE_CHECKING:
     from transport.config.settings import Settings
-    from transport.maps.build import BuildReport, Progress
+    from transport.maps.build import Progress
+    from transport.maps.report import BuildReport
 
 TARGETS = ("postfix", "exim", "cpanel-forwarders")
 

@@ -18,8 +18,8 @@ from tests.mta.exim import EximInstance, environment, unpacked
 from tests.mta.sending import send
 from transport.checks.exim import findings
 from transport.config.settings import Daemon, Destination, Domain, Listener, Location, Settings
-from transport.maps.build import BuildReport
 from transport.maps.exim import _domain_lists
+from transport.maps.report import BuildReport
 from transport.mta.exim import EximError, read
 from transport.mta.exim_plan import MAX_INLINE, plan, problems, render
 

@@ -27,9 +27,9 @@ from transport.decision import Verdict
 from transport.directories.reading import spellings
 from transport.index.reader import Reader
 from transport.maps import cdb, shrink, stamps
-from transport.maps.build import BuildReport, MapReport
 from transport.maps.exim_lookups import LAST, RECIPIENTS
 from transport.maps.population import Survey
+from transport.maps.report import BuildReport, MapReport
 from transport.maps.snapshot import Situation, Snapshot
 from transport.maps.stand_in import STAND_IN, StandIn
 from transport.maps.write import BuildError, BuildRefusedError, Text, alone_in, cut_short, installing

@@ -22,7 +22,7 @@ from transport.decision import Decision, Verdict
 from transport.directories.base import DirectoryError
 from transport.directories.cpanel import Tree
 from transport.index.reader import Reader
-from transport.maps.build import BuildReport, MapReport
+from transport.maps.report import BuildReport, MapReport
 from transport.maps.snapshot import Snapshot
 from transport.maps.write import BuildError
 from transport.router import Router

@@ -13,7 +13,7 @@ from transport.config.settings import Directory, Settings
 from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
 from transport.index.faults import IndexFault, fault_of
 from transport.index.writer import Writer
-from transport.sync import claims, write
+from transport.sync import canaries, claims, write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport
 from transport.sync.stage import DIGEST, Stage
@@ -227,5 +227,5 @@ def _first_load(
     report.first = {"added": tuple(write.staged_examples(connection))}
     if not report.dry_run:
         write.load_all(connection, number)
-        write.choose_canaries(connection, number, None, "staged")
+        canaries.choose(connection, number, None, "staged")
     return True

@@ -10,13 +10,9 @@ from transport.address import external
 from transport.config.settings import Directory
 from transport.directories.base import Listing, Skipped
 from transport.index.writer import forget
+from transport.sync import canaries
 from transport.sync.guards import Case, examples
 from transport.sync.report import EXAMPLES, HeldChange, SyncReport
-
-CANARIES = 5
-"""Listed addresses per directory and domain that a live query must find."""
-
-_LOOK_AT = 40  # rows of a domain among which its canaries are chosen
 
 
 def row_of(connection: sqlite3.Connection, name: str, fingerprint: bytes) -> tuple[int, int, bool]:
@@ -168,44 +164,11 @@ def settle(connection: sqlite3.Connection, case: Case, report: SyncReport, *, ca
     if not case.lost:
         if changed:
             take(connection, case.number)
-        touched = _with_other_canaries(connection, case.number, canaries_from)
-        choose_canaries(connection, case.number, touched, canaries_from)
+        touched = canaries.with_others(connection, case.number, canaries_from)
+        canaries.choose(connection, case.number, touched, canaries_from)
     ids = {case.name_of(domain): domain for (domain,) in execute("SELECT DISTINCT domain FROM temp.diff")}
     note_held(connection, case.number, case.held, ids.__getitem__, case.now)
     return changed
-
-
-def _with_other_canaries(connection: sqlite3.Connection, number: int, table: str) -> list[int]:
-    """The domains of `diff` whose canaries are chosen anew, out of `temp.staged` (everybody) or `recipient`.
-
-    A domain of which nobody is listed but which is held keeps its canaries: they prove that something is wrong. After a
-    feed so does one of which removals were held before: the index has people who are not there, and who they are is
-    not known.
-    """
-    listed = "temp.staged r WHERE ?2 > 0 AND" if table == "staged" else "recipient r WHERE r.directory = ?2 AND"
-    held = {
-        domain
-        for (domain,) in connection.execute(
-            "SELECT domain FROM held WHERE directory = ? AND what = 'removed'", (number,)
-        )
-        if table == "recipient"
-    }
-    return [
-        domain
-        for domain, holds in connection.execute("SELECT domain, max(hold) FROM temp.diff GROUP BY domain").fetchall()
-        if held.isdisjoint((0, domain))
-        and (
-            not holds
-            or connection.execute(
-                f"SELECT 1 FROM {listed} r.domain = ?1 AND {_NOT_GONE} LIMIT 1",  # noqa: S608  fixed text
-                (domain, number),
-            ).fetchone()
-        )
-    ]
-
-
-_NOT_GONE = "NOT EXISTS (SELECT 1 FROM temp.diff x WHERE x.domain = r.domain AND x.local = r.local AND x.what = 'D')"
-"""SQL: the row `r` is listed: it may be in the index only because its removal is held."""
 
 
 def _why(held: Sequence[HeldChange]) -> str:
@@ -361,48 +324,3 @@ def note_skipped(connection: sqlite3.Connection, number: int, skipped: Skipped) 
         connection.executemany(
             "INSERT INTO skipped VALUES (?, ?, ?)", [(number, what, why) for what, why in skipped.first]
         )
-
-
-def choose_canaries(connection: sqlite3.Connection, number: int, domains: Iterable[int] | None, table: str) -> None:
-    """Choose canaries anew for these domains (None: all) out of `temp.staged` or `recipient`: listed at this moment.
-
-    They come from different entries, so that one leaver takes one canary.
-    """
-    execute = connection.execute
-    if table == "recipient":
-        query = (
-            "SELECT r.local, r.kind, r.active, e.key FROM recipient r LEFT JOIN entry e ON e.id = r.entry"  # noqa: S608
-            f" WHERE r.domain = ?1 AND r.directory = ?2 AND {_NOT_GONE} LIMIT ?3"
-        )
-    else:
-        query = "SELECT local, kind, active, entry FROM temp.staged WHERE domain = ?1 AND ?2 > 0 LIMIT ?3"
-    if domains is None:
-        execute("DELETE FROM canary WHERE directory = ?", (number,))
-        # Skips from domain to domain in the key's order: no scan of all rows.
-        domains = [
-            domain
-            for (domain,) in execute(
-                "WITH RECURSIVE d(last) AS (SELECT min(domain) FROM temp.staged UNION ALL"
-                " SELECT (SELECT min(s.domain) FROM temp.staged s WHERE s.domain > last) FROM d"
-                " WHERE last IS NOT NULL) SELECT last FROM d WHERE last IS NOT NULL"
-            )
-        ]
-    for domain in domains:
-        chosen: list[tuple[str, bytes | None]] = []
-        entries: set[bytes] = set()
-        for local, _kind, _active, entry in sorted(
-            execute(query, (domain, number, _LOOK_AT)).fetchall(), key=lambda row: (row[1], -row[2])
-        ):
-            if entry is None or entry not in entries:
-                chosen.append((local, entry))
-                if entry is not None:
-                    entries.add(entry)
-                if len(chosen) == CANARIES:
-                    break
-        old = execute("SELECT local, entry FROM canary WHERE directory = ? AND domain = ?", (number, domain)).fetchall()
-        if sorted(old, key=lambda row: row[0]) != sorted(chosen, key=lambda row: row[0]):
-            execute("DELETE FROM canary WHERE directory = ? AND domain = ?", (number, domain))
-            connection.executemany(
-                "INSERT INTO canary VALUES (?, ?, ?, ?)",
-                [(number, domain, local, entry) for local, entry in chosen],
-            )
