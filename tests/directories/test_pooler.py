@@ -13,8 +13,9 @@ import pytest
 from tests.servers import PgBouncer, Postgres
 from tests.servers import pgbouncer as _pgbouncer
 from transport.config.settings import Directory, SqlOptions
-from transport.directories.base import DirectoryTimeout
+from transport.directories.base import DirectoryError, DirectoryTimeout
 from transport.directories.sql import SqlSource
+from transport.directories.sql_driver import end_call
 from transport.directories.sql_listen import CannotListenError, Listener
 
 pytestmark = pytest.mark.directory
@@ -82,6 +83,48 @@ def test_a_pooler_without_a_free_connection(behind: Make) -> None:
         with pytest.raises(DirectoryTimeout):
             source.ask([ANN], 0.3)
     assert source.ask([ANN], 2).records
+
+
+def test_others_get_the_connection_between_two_questions(behind: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a "no" counts is asked in a transaction of its own: a pooler that has none free then makes it late."""
+    source, other = behind()
+    assert source.ask([ANN], 2).records
+    judged = source._judged
+    with psycopg.connect(other) as connection:
+
+        def taken(*words: Any) -> Any:
+            connection.execute("SELECT 1")  # a transaction that stays open
+            return judged(*words)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_judged", taken)
+            with pytest.raises(DirectoryTimeout):
+                source.ask([ANN, STRANGER], 0.3)
+    found = source.ask([ANN, STRANGER], 2)
+    assert len(found.records) == 1
+    assert not found.doubt
+
+
+def test_a_pooler_that_ends_before_the_first_row(behind: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing and a look-up say so, like any other fault of the database."""
+    source, _ = behind()
+    assert source.ask([ANN], 2).records
+    judged, connect = source._judged, source._servers.connect
+
+    def cut(connection: Any) -> Any:
+        assert end_call(connection.connection.dbapi_connection)
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source._servers, "connect", lambda **how: cut(connect(**how)))
+        with pytest.raises(DirectoryError):
+            list(source.list().records)
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_judged", lambda *words: cut(source._live) and judged(*words))
+        assert "did not say" in source.ask([ANN, STRANGER], 2).doubt
+    found = source.ask([ANN, STRANGER], 2)
+    assert len(found.records) == 1
+    assert not found.doubt
 
 
 @pytest.mark.parametrize(("mode", "listens"), [("session", True), ("transaction", False)])

@@ -193,6 +193,8 @@ class SqlSource:
         connection = self._live
         if connection is None:
             return Found(found)
+        if connection.invalidated:  # behind the answer
+            return Found(found, doubt="the connection to the database ended" if lacks else "")
         doubt = ""
         if lacks:
             raw = connection.connection.dbapi_connection

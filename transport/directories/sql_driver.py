@@ -101,6 +101,9 @@ def forget_rows(raw: Any) -> None:
 def let_go(connection: Connection) -> None:
     """Close a connection that may be broken: never raises, never waits for an answer."""
     with contextlib.suppress(Exception):  # whatever it was, the connection is forgotten
+        if connection.invalidated:  # SQLAlchemy would make a new one, to be closed
+            connection.close()
+            return
         raw = connection.connection.dbapi_connection
         forget_rows(raw)
         if not isinstance(raw, sqlite3.Connection):

@@ -49,11 +49,11 @@ def begin_session(raw: Any, record: Any, milliseconds: int) -> None:
 
 
 def begin_transaction(connection: Connection) -> None:
-    """SQLAlchemy calls this before a transaction's first statement."""
+    """SQLAlchemy calls this before a transaction's first statement. Raises as that does, when it cannot be begun."""
     milliseconds = connection.info.get(_POOLED)
     if milliseconds is not None:
-        raw: Any = connection.connection.dbapi_connection
-        raw.execute(f"SET LOCAL statement_timeout = {milliseconds}")
+        plain = {"stream_results": False}  # a listing's cursor is for queries alone
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}", execution_options=plain)
 
 
 def is_pooled(connection: Connection | PoolProxiedConnection) -> bool:

@@ -8,6 +8,7 @@ it, and lists whoever it lists; that it does *not* know somebody proves nothing 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -174,9 +175,11 @@ class Servers:
 
     def left(self, connection: Connection) -> bool:
         """Whether a new connection would come out elsewhere: another SQLite file stands where ours was opened, or all
-        others have gone on to another host. An old one would answer for ever."""
+        others have gone on to another host, or it has ended. An old one would answer for ever."""
+        if connection.closed or connection.invalidated:  # SQLAlchemy would make a new one by itself, with no end set
+            return True
         if self._hosts is not None:
-            return connection.closed or connection.info.get("host") != self._hosts.current
+            return connection.info.get("host") != self._hosts.current
         if self.path is None:
             return False
         try:
@@ -227,10 +230,13 @@ def behind(connection: Connection) -> str:
     except (NotSupportedError, ProgrammingError):
         return ""  # it has no such functions: it can never tell
     except SQLAlchemyError:
+        if pooled:
+            return "the server behind the pooler did not say whether it is a standby"
         return "the server is a standby that did not say how far it is"  # cancelled by the replay, perhaps
     finally:
         if not raw.autocommit:
-            connection.rollback()
+            with contextlib.suppress(SQLAlchemyError):  # whoever uses it next is told
+                connection.rollback()
 
 
 def _reaches(connection: Connection, mark: str) -> bool:
