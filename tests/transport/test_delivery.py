@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.transport.world import NOW, D, World, answerer, decide, domain, value
+from transport.answerer import Answerer
 from transport.config.settings import Destination, Location, Unknown
 from transport.decision import Verdict
 from transport.maps import static_only
@@ -87,6 +90,28 @@ def test_dual_reaches_who_is_caught_for(world: World, name: str) -> None:
             assert shadow == wanted[0]
         else:
             assert value(faces, "virtual_alias", shadow) == ("OK", ", ".join(wanted))
+
+
+def test_a_delimiter_in_a_name_looks_at_no_other_domain(world: World) -> None:
+    """Whether anybody has copies is found out once for a configuration: each of thousands of domains would be asked
+    about for every such name."""
+    walks = []
+
+    class Domains(dict[str, Any]):
+        def values(self) -> Any:
+            walks.append(1)
+            return super().values()
+
+    names = [f"anna-{n}@example.com" for n in range(3)]
+    for name in names:
+        world.add(name)
+    faces = answerer(world, D, delimiter="-")
+    faces = Answerer(replace(faces.settings, domains=Domains(faces.settings.domains)), world)
+    del walks[:]
+    assert [value(faces, "recipient_bcc", name) for name in names] == [("NOTFOUND", "")] * 3
+    assert len(walks) <= 1
+    faces = answerer(world, D, domain(name="copies.example", delivery="dual"), delimiter="-")
+    assert [value(faces, "recipient_bcc", name) for name in names] == [("OK", name) for name in names]
 
 
 def test_envelope(world: World) -> None:

@@ -242,3 +242,11 @@ class Settings:
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     domains: Mapping[str, Domain] = field(default_factory=dict)  # key: A-label
     waves: tuple[Wave, ...] = ()
+    _copying: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def copying(self) -> bool:
+        """Whether some domain's mail goes to both sides. Found out once: there may be thousands."""
+        if not self._copying:
+            self._copying.append(any(domain.delivery != "split" for domain in self.domains.values()))
+        return self._copying[0]

@@ -24,13 +24,9 @@ def answer(settings: Settings, address: Address, decision: Decision) -> Answer:
     if common is not None:
         return common
     found = _copy(settings, address, decision)
-    if found.status != OK and is_longer(settings, address, decision) and _copying(settings):
+    if found.status != OK and is_longer(settings, address, decision) and settings.copying:
         return Answer(OK, _internal(external(address.local, address.domain)))
     return found
-
-
-def _copying(settings: Settings) -> bool:
-    return any(domain.delivery != "split" for domain in settings.domains.values())
 
 
 def _copy(settings: Settings, address: Address, decision: Decision) -> Answer:
