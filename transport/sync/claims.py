@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses that several entries of a directory list: the index's row holds what they come to and names one of them.
 
-The others are remembered here, so that a feed that tells of one of them, its end above all, asks about the address.
+All of them are remembered here, so that a feed that tells of one of them, its end above all, asks about the address.
 Too many of them do no harm: somebody is asked about in vain.
 """
 
@@ -13,15 +13,21 @@ from collections.abc import Iterable, Mapping
 _Key = tuple[str, str]
 
 
+EVERY_ENTRY = (
+    "SELECT key FROM entry WHERE directory = ?1 UNION ALL SELECT DISTINCT key FROM claim c WHERE directory = ?1"
+    " AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.directory = ?1 AND e.key = c.key)"
+)
+"""SQL: the keys of all entries of a directory (?1), each once, also of those that no row names."""
+
+
 def note_all(connection: sqlite3.Connection, number: int) -> None:
     """After a whole listing: those that it shows (`temp.claims`), and no others."""
-    connection.execute("DELETE FROM claim WHERE directory = ?", (number,))
+    connection.execute(
+        "DELETE FROM claim WHERE directory = ? AND NOT EXISTS (SELECT 1 FROM temp.claims t"
+        " WHERE t.domain = claim.domain AND t.local = claim.local AND t.key = claim.key)",
+        (number,),
+    )
     connection.execute("INSERT OR IGNORE INTO claim SELECT ?1, domain, local, key FROM temp.claims", (number,))
-
-
-def keys(connection: sqlite3.Connection, number: int) -> list[bytes]:
-    """The entries that list an address beside another one."""
-    return [key for (key,) in connection.execute("SELECT DISTINCT key FROM claim WHERE directory = ?", (number,))]
 
 
 def of_entry(connection: sqlite3.Connection, number: int, key: bytes) -> list[_Key]:
@@ -36,7 +42,7 @@ def of_entry(connection: sqlite3.Connection, number: int, key: bytes) -> list[_K
 
 
 def is_shared(connection: sqlite3.Connection, number: int, address: _Key) -> bool:
-    """Whether another entry than the one that the index's row names lists this address."""
+    """Whether several entries list this address."""
     return (
         connection.execute(
             "SELECT 1 FROM claim c JOIN domain d ON d.id = c.domain"

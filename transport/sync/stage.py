@@ -46,7 +46,10 @@ class Stage:
         )
         connection.execute(f"CREATE TEMP TABLE incoming ({line})")
         connection.execute(f"CREATE TEMP TABLE staged ({line}, PRIMARY KEY (domain, local)) WITHOUT ROWID")
-        connection.execute("CREATE TEMP TABLE claims (domain INTEGER NOT NULL, local TEXT NOT NULL, key BLOB NOT NULL)")
+        connection.execute(
+            "CREATE TEMP TABLE claims (domain INTEGER NOT NULL, local TEXT NOT NULL, key BLOB NOT NULL,"
+            " PRIMARY KEY (domain, local, key)) WITHOUT ROWID"
+        )
         connection.execute(
             "CREATE TEMP TABLE diff (domain INTEGER NOT NULL, local TEXT NOT NULL, what TEXT NOT NULL,"
             " hold INTEGER NOT NULL DEFAULT 0, moves INTEGER NOT NULL DEFAULT 0,"
@@ -151,8 +154,15 @@ class Stage:
         if group:
             merged.append(_one(group, skipped, name_of))
         self.connection.execute(
-            "INSERT INTO temp.claims SELECT DISTINCT i.domain, i.local, i.entry FROM temp.incoming i JOIN temp.staged s"
-            " ON s.domain = i.domain AND s.local = i.local WHERE i.entry IS NOT NULL AND i.entry IS NOT s.entry"
+            "INSERT OR IGNORE INTO temp.claims SELECT i.domain, i.local, i.entry FROM temp.incoming i"
+            " JOIN temp.staged s ON s.domain = i.domain AND s.local = i.local"
+            " WHERE i.entry IS NOT NULL AND i.entry IS NOT s.entry"
+        )
+        # its own too: a feed may give the row another one's name
+        self.connection.execute(
+            "INSERT OR IGNORE INTO temp.claims SELECT s.domain, s.local, s.entry FROM"
+            " (SELECT DISTINCT domain, local FROM temp.claims) c CROSS JOIN temp.staged s"
+            " ON s.domain = c.domain AND s.local = c.local WHERE s.entry IS NOT NULL"
         )
         self.connection.executemany(
             "UPDATE temp.staged SET kind = ?, active = ?, location = ?, n = ?, targets = ?"

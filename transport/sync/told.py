@@ -128,8 +128,7 @@ class Told:
         present = self.changes.present
         if present is not None:
             changed = {key for key, _ in self.changes.upserts if key is not None}
-            known = self.connection.execute("SELECT key FROM entry WHERE directory = ?", (self.number,)).fetchall()
-            for key in {*(key for (key,) in known), *claims.keys(self.connection, self.number)}:
+            for (key,) in self.connection.execute(claims.EVERY_ENTRY, (self.number,)):
                 if key not in present and key not in changed:
                     yield key
 
