@@ -97,7 +97,7 @@ def _same(one: str, other: str) -> bool:
 def _files(plan: Plan) -> Iterator[Finding]:
     for file in plan.files:
         try:
-            text = file.path.read_text()
+            text = file.path.read_text("utf-8", "replace")
         except OSError as fault:
             yield error(f"{file.path}: {fault.strerror}", SHOW)
             continue

@@ -368,7 +368,8 @@ class _Traps:
             done = subprocess.run(
                 ["postqueue", "-c", str(self.postfix.directory), "-j"],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",
                 timeout=10,
                 check=False,
             )

@@ -143,7 +143,15 @@ def _logical(text: str) -> list[str]:
 def run(command: Sequence[str], text: str = "") -> str:
     """What a call of Exim prints. text: its standard input. Raises EximError when it fails."""
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=SECONDS, check=False, input=text)
+        done = subprocess.run(
+            list(command),
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=SECONDS,
+            check=False,
+            input=text,
+        )
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise EximError(f"{' '.join(command)}: {fault}") from fault
     if done.returncode:

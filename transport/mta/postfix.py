@@ -118,7 +118,8 @@ class Postfix:
                 command,
                 input="".join(f"{key}\n" for key in keys),
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",
                 timeout=6 * SECONDS,
                 check=False,
             )
@@ -148,7 +149,8 @@ class Postfix:
             done = subprocess.run(
                 ["postmap", "-c", str(self.directory), "-s", plain],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",
                 timeout=SECONDS,
                 check=False,
             )
@@ -222,7 +224,7 @@ def _with_files(entries: Iterable[str]) -> Iterable[str]:
             yield entry
             continue
         try:
-            text = Path(entry.lstrip("!")).read_text(errors="replace")
+            text = Path(entry.lstrip("!")).read_text("utf-8", "replace")
         except OSError:
             continue
         for line in text.splitlines():
@@ -233,7 +235,7 @@ def _with_files(entries: Iterable[str]) -> Iterable[str]:
 def text_keys(path: str) -> list[str]:
     """The first words of a map's source text; continuation lines and comments are left out."""
     try:
-        text = Path(path).read_text(errors="replace")
+        text = Path(path).read_text("utf-8", "replace")
     except OSError:
         return []
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -282,7 +284,9 @@ def read(directory: Path | None = None) -> Postfix:
 
 def _run(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="surrogateescape", timeout=SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise PostfixError(f"{' '.join(command)}: {fault}") from fault
     if done.returncode:
