@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from transport.directories.base import DirectoryError, DirectoryTimeout
 from transport.directories.sql import SqlSource
 from transport.directories.sql_driver import end_call
 from transport.directories.sql_listen import CannotListenError, Listener
+from transport.directories.sql_pooler import begin_session
 
 pytestmark = pytest.mark.directory
 
@@ -125,6 +127,26 @@ def test_a_pooler_that_ends_before_the_first_row(behind: Make, monkeypatch: pyte
     found = source.ask([ANN, STRANGER], 2)
     assert len(found.records) == 1
     assert not found.doubt
+
+
+def test_another_driver_behind_a_pooler() -> None:
+    """psycopg2, which any URL may name, calls it otherwise, and takes no attribute that it does not know."""
+
+    class Psycopg2:
+        __slots__ = ("autocommit", "readonly")
+        autocommit: bool
+        readonly: bool
+        info = SimpleNamespace(backend_pid=7)
+
+        def cursor(self) -> Any:
+            return nullcontext(SimpleNamespace(execute=lambda statement: None, fetchone=lambda: (8, "i")))
+
+        def rollback(self) -> None:
+            pass
+
+    raw, record = Psycopg2(), SimpleNamespace(info={})
+    begin_session(raw, record, 2000)
+    assert (raw.autocommit, raw.readonly) == (False, True)
 
 
 @pytest.mark.parametrize(("mode", "listens"), [("session", True), ("transaction", False)])

@@ -28,7 +28,8 @@ _PROBE = "splitmx_probe"  # a channel
 
 
 def begin_session(raw: Any, record: Any, milliseconds: int) -> None:
-    """Set a fresh psycopg connection up: it only reads, and no statement takes longer. Raises what psycopg raises.
+    """Set a fresh connection of psycopg (or psycopg2) up: it only reads, and no statement takes longer. Raises what
+    the driver raises.
 
     record: SQLAlchemy's of this connection.
     """
@@ -44,7 +45,10 @@ def begin_session(raw: Any, record: Any, milliseconds: int) -> None:
             return
     raw.rollback()
     raw.autocommit = False
-    raw.read_only = True
+    if hasattr(raw, "read_only"):
+        raw.read_only = True
+    else:  # psycopg2
+        raw.readonly = True
     record.info[_POOLED] = milliseconds
 
 
