@@ -193,7 +193,9 @@ def _postconf(name: str) -> str:
     if shutil.which("postconf") is None:
         return ""
     try:
-        run = subprocess.run(["postconf", "-h", name], capture_output=True, text=True, check=False, timeout=10)
+        run = subprocess.run(
+            ["postconf", "-h", name], capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip() if run.returncode == 0 else ""
