@@ -13,6 +13,7 @@ Worker to keeper:
     ("ask", [(directory, local, domain), …])    look these up live
     ("loop", local, domain)                     when did this address first come back
     ("counts", {…}, …)                          see worker.counters
+    ("uses", digest)                            by which settings it answers from now on
     ("index", text)                             what is wrong with the index
     ("observe", [dict, …])                      policy decisions of observed domains
 Keeper to worker:

@@ -17,12 +17,13 @@ Handler = Callable[["WorkerLink", Message], None]
 
 
 class WorkerLink:
-    """One worker as the keeper sees it. generation: of its snapshot when it last counted."""
+    """One worker as the keeper sees it. generation: of its snapshot when it last counted; digest: of its settings."""
 
     def __init__(self, crowd: Crowd, number: int, sock: socket.socket) -> None:
         self.crowd = crowd
         self.number = number
         self.generation = -1
+        self.digest = b""
         self.connections = self.waiting = self.rss = 0
         self.counted_at = time.monotonic()
         self._answers: list[tuple[str, str, str, Live]] = []
@@ -93,6 +94,8 @@ class Crowd:
             case ("counts", counts, generation):
                 self._count(link, counts)
                 link.generation = generation
+            case ("uses", digest):
+                link.digest = digest
             case ("flushed", local, domain):
                 for missing, _ in self._flushes.get((local, domain), ()):
                     missing.discard(link)
@@ -121,6 +124,10 @@ class Crowd:
         """To every worker."""
         for link in list(self.workers.values()):
             link.channel.send(message)
+
+    def without(self, digest: bytes) -> list[int]:
+        """The workers that have not said that they answer by these settings."""
+        return [link.number for link in self.workers.values() if link.digest != digest]
 
     def asks(self, directories: Mapping[str, Directory]) -> None:
         """Tell what is asked under each name from now on."""

@@ -42,7 +42,8 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
-_NOTING = 5.0  # seconds that a reload waits for the change log
+_NOTING = 5.0  # seconds that a reload waits for the change log and for the workers
+_LOOK = 0.05  # seconds between two looks at whether each worker has new settings
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
@@ -165,7 +166,6 @@ class Keeper:
         self.answers.configure(settings)
         self.canaries.forget()
         self.peers.use(settings)
-        self.static.settings = settings
         for name, directory in settings.directories.items():
             queue = self.queues.get(name)
             if queue is not None and queue.directory.asked == directory.asked:
@@ -217,9 +217,23 @@ class Keeper:
         self.renew()
         self.tell_ages()
         self.tell_peers()
-        self.static.changed()
-        await asyncio.wait([noted], timeout=_NOTING)  # who asked may look at it
+        everywhere = self._task(self._everywhere(settings))
+        await asyncio.wait([noted, everywhere], timeout=_NOTING)  # who asked may look at it
         self._reloaded(())
+
+    async def _everywhere(self, settings: Settings) -> None:
+        """When every worker answers by them, Postfix may hear of new domains: a worker that has not unpacked them yet
+        says of such a one that it is not ours, which is believed."""
+        since = time.monotonic()
+        while settings is self.settings:
+            if not (missing := self.crowd.without(settings.digest)):
+                self.static.settings = settings
+                self.static.changed()
+                return
+            if time.monotonic() - since > _NOTING:
+                log.limited(log.WARNING, "taking", "a worker has not taken the new settings yet, the static maps wait "
+                            "for it: if it stays so, restart the service", worker=missing[0])  # fmt: skip
+            await asyncio.sleep(_LOOK)
 
     def _refuse(self, errors: tuple[str, ...]) -> None:
         self.refused = errors

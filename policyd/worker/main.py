@@ -223,6 +223,7 @@ class Worker:
         self.knowledge.keeper = True
         self.silence = _KEEPER_START
         self.heard = time.monotonic()
+        self._to_keeper(("uses", self.settings.digest))
 
     def _keeper_closed(self, channel: LoopChannel) -> None:
         if channel is not self.keeper:
@@ -326,6 +327,7 @@ class Worker:
         self.networks = listen.networks(settings.daemon.allow)
         self.renew()
         self._forget()
+        self._to_keeper(("uses", settings.digest))
 
     def _stop(self) -> None:
         if self.stopping:

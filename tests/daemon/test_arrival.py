@@ -152,3 +152,33 @@ def test_who_waits_for_a_live_answer_goes_on_waiting_when_a_domain_is_added(tmp_
         supervisor.close()
 
     asyncio.run(life())
+
+
+def test_postfix_hears_of_a_new_domain_when_every_worker_answers_for_it(tmp_path: Path) -> None:
+    """Until then a worker would say of it that it is not ours, and behind the table of our domains that is believed."""
+    old, new = _settings(tmp_path, "example.com"), _settings(tmp_path, "example.com", "example.org")
+
+    async def life() -> None:
+        loop = asyncio.get_running_loop()
+        up, supervisor = socket.socketpair()
+        keeper = Keeper(loop, old, "", [], up)
+        keeper.supervisor.on_close = lambda _: None
+        at_keeper, at_worker = socket.socketpair()
+        keeper.link(1, at_keeper)
+        tell = Channel(supervisor)
+        tell.send(("settings", cut(new), ""))
+        await _until(lambda: keeper.settings == new)
+        assert keeper.static.settings == old
+        above, below = socket.socketpair()
+        worker = Worker(loop, old, 1, [], below, at_worker)
+        worker.supervisor.on_close = lambda _: None
+        Channel(above).send(("settings", cut(new), ""))
+        await _until(lambda: keeper.static.settings == new)
+        assert worker.settings == new
+        keeper.static.close()
+        for one in keeper.queues.values():
+            one.close()
+        worker.supervisor.close()
+        supervisor.close()
+
+    asyncio.run(life())
