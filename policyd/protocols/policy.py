@@ -83,7 +83,7 @@ class Layout:
     The key holds whole lines with their names: a request in another order makes another key, never a wrong one.
     """
 
-    __slots__ = ("_count", "_pick", "_sender", "_user")
+    __slots__ = ("_absent", "_count", "_pick", "_sender", "_user")
 
     def __init__(self, frame: bytes) -> None:
         """Learn from one complete request that `parse` accepts."""
@@ -91,6 +91,8 @@ class Layout:
         self._count = frame.count(b"\n") + 1
         self._sender = where.get(b"sender", -1)
         self._user = where.get(b"sasl_username", -1)
+        # Postfix names all of them in each request, and nothing has to be looked for
+        self._absent = [name + b"=" for name in (*_DECISIVE, b"sasl_username") if name not in where]
         numbers = [where[name] for name in _DECISIVE if name in where]
         self._pick: Callable[[list[bytes]], tuple[bytes, ...]] = itemgetter(*numbers, -1)  # the last one is empty
 
@@ -103,8 +105,11 @@ class Layout:
         if not sender.startswith(b"sender="):
             return None
         user = lines[self._user] if self._user >= 0 else b""
-        if not user.startswith(b"sasl_username=") if self._user >= 0 else b"sasl_username=" in frame:
+        if self._user >= 0 and not user.startswith(b"sasl_username="):
             return None
+        for name in self._absent:
+            if name in frame:
+                return None
         # of the sender, and of who is logged in, it only matters whether there is one
         marks = (b"\n" if len(sender) > 7 else b"") + (b"\r" if len(user) > 14 else b"")
         return b"\n".join(self._pick(lines)) + marks

@@ -160,6 +160,16 @@ def test_cache_key_never_mixes(lines: list[bytes], name: str) -> None:
             assert key != layout.key(b"\n".join(lines) + b"\n\n") or policy.parse(frame) == policy.parse(REQUEST)
 
 
+@pytest.mark.parametrize("name", ["policy_context", "ccert_fingerprint", "server_port", "client_address"])
+def test_what_comes_in_another_places_stead_counts(name: str) -> None:
+    """An attribute that the layout has not seen, where another one stood, makes no request like those without it."""
+    without = REQUEST.replace(b"\n" + name.encode() + b"=", b"\nx_other=")
+    assert policy.Layout(without).key(without) is not None
+    assert policy.Layout(without).key(REQUEST) is None
+    instead = without.replace(b"\nsize=", f"\n{name}=".encode())
+    assert policy.Layout(without).key(instead) is None
+
+
 @pytest.mark.parametrize(
     "action",
     [
