@@ -57,12 +57,15 @@ class Arrival:
         self._addresses: list[set[str]] = []
         self._next: tuple[Sequence[bytes], str] | None = None
         self._behind: list[Callable[[], None]] = []
+        self._behind_next: list[Callable[[], None]] = []
         self._old: list[Domain] = []
 
     def begin(self, parts: Sequence[bytes], text: str) -> None:
         """Take these settings (`cut`) as soon as they are unpacked."""
         if self._parts:
             self._next = (parts, text)
+            self._behind += self._behind_next  # of those that are not taken at all
+            self._behind_next = []
             return
         self._parts, self._text, self._at = parts, text, 0
         self._loop.call_soon(self._unpack)
@@ -70,7 +73,7 @@ class Arrival:
     def then(self, work: Callable[[], None]) -> None:
         """Do this behind the settings that came before it."""
         if self._parts:
-            self._behind.append(work)
+            (self._behind if self._next is None else self._behind_next).append(work)
         else:
             work()
 
@@ -98,11 +101,10 @@ class Arrival:
             log.limited(log.ERROR, "settings", "fault in taking new settings", error)
             self._failed()
         self._parts, self._domains, self._addresses = (), {}, []
-        if self._next is not None:
-            (parts, text), self._next = self._next, None
-            self.begin(parts, text)
-            return
-        behind, self._behind = self._behind, []
+        behind, self._behind, self._behind_next = self._behind, self._behind_next, []
+        following, self._next = self._next, None
+        if following is not None:
+            self.begin(*following)
         for work in behind:
             work()
 

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_what_comes_behind_settings_is_done_behind_them(tmp_path: Path) -> None:
 
     asyncio.run(life())
     assert seen == [one, three, "refused"]
+
+
+def test_a_refusal_stands_where_it_came(tmp_path: Path) -> None:
+    """What was refused before a good reload is not said behind it, as if the good one had not been taken."""
+    one, two, three = (_settings(tmp_path, f"{word}.example") for word in ("one", "two", "three"))
+    seen: list[object] = []
+
+    async def life() -> None:
+        arrival = Arrival(asyncio.get_running_loop(), lambda settings, _: seen.append(settings))
+        for settings in (one, two, three):
+            arrival.begin(cut(settings), "")
+            arrival.then(partial(seen.append, f"behind {settings.digest.decode()}"))
+        await _until(lambda: len(seen) == 5)
+
+    asyncio.run(life())
+    assert seen == [one, "behind one.example", "behind two.example", three, "behind three.example"]
 
 
 def test_damaged_settings_are_said_and_the_next_ones_are_taken(tmp_path: Path) -> None:
