@@ -79,6 +79,7 @@ class Static:
                     continue
             self._wake.clear()
             settings, spf = self.settings, dict(self.spf)
+            same, self._built, self._guard_seen = settings is self._built, settings, None
             altered = await self._altered_now()
             try:
                 await threads.to_thread(self._build, settings, spf)
@@ -87,8 +88,8 @@ class Static:
                 log.limited(log.ERROR, "static", "fault in building the static maps, the old ones stay", error)
             again = time.monotonic() + _RETRY if self.error else None
             # what vanished while this was built is still missed; what the build did not bring back is not
-            before = {p: filled for p, filled in self._files.items() if p != lost and settings is self._built}
-            self._built, self._guard_seen = settings, None
+            before = {p: filled for p, filled in self._files.items() if p != lost and same}
+            self._guard_seen = None
             with contextlib.suppress(Exception):
                 before |= await threads.to_thread(self._standing)
             still = await self._altered_now()

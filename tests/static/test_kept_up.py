@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from policyd.keeper.static import Static
 from tests.cli.conftest import Site
 from tests.mta.waiting import wait_for
+from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions
+from transport.config.settings import Static as StaticSettings
 from transport.maps import guard
 from transport.maps.write import HEADER
 
@@ -74,6 +79,35 @@ def test_a_lost_file_is_written_again(
     if static:
         index.unlink()
         wait_for(lambda: index.exists() and index.stat().st_size, 60, site.daemon.tail)
+
+
+def test_what_a_build_could_not_bring_up_to_date_is_not_damaged(tmp_path: Path) -> None:
+    """A table of other domains that stays since nothing was read yet: nobody is accused of having removed it."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    here = Directory("here", "sql", SqlOptions("sqlite:////nowhere/people.db", "SELECT address FROM recipients"), b"f")
+    domain = Domain("example.com", local=("here",), destination="m365")
+    old = Settings(
+        daemon=Daemon(state=tmp_path),
+        static=StaticSettings(maps, ("lmdb",)),
+        directories={"here": here},
+        destinations={"m365": Destination("m365", hosts=("192.0.2.9",))},
+        domains={"example.com": domain},
+    )
+    guard.write(old, maps / guard.NAME)
+    new = replace(old, domains={"example.org": replace(domain, name="example.org")})
+
+    async def life() -> None:
+        static = Static(new, tmp_path, faults.append)
+        static.changed()
+        async with asyncio.timeout(60):
+            while not static._left:
+                await asyncio.sleep(0.01)
+        static.close()
+
+    faults: list[str] = []
+    asyncio.run(life())
+    assert faults == []
 
 
 @pytest.mark.e2e
