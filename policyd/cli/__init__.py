@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -73,6 +74,14 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _broken_pipes():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _broken_pipes():
+            return super().invoke(ctx)
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -88,22 +97,43 @@ class LazyGroup(click.Group):
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             code = result if isinstance(result, int) else EXIT_GOOD
-            sys.stdout.flush()
+            with _broken_pipes():
+                sys.stdout.flush()
         except click.exceptions.Abort:
             code = EXIT_INTERRUPTED
         except click.ClickException as fault:
             with contextlib.suppress(OSError):  # nobody reads stderr
                 fault.show()
             code = fault.exit_code
-        except BrokenPipeError:
-            # the reader went away: what Python would say of it at exit interests nobody
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = EXIT_GOOD
         except Exception as fault:
-            code = _fault(fault)
+            if isinstance(fault, _BrokenPipeError) and _is_unread():
+                # the reader went away: what Python would say of it at exit interests nobody
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                code = EXIT_GOOD
+            else:
+                code = _fault(fault)
         if standalone_mode:
             sys.exit(_all_written(code))
         return code
+
+
+class _BrokenPipeError(Exception):
+    """EPIPE, for which click would end the process by itself, with 1: that something was found."""
+
+
+@contextlib.contextmanager
+def _broken_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as fault:
+        raise _BrokenPipeError(str(fault)) from fault
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads stdout any more."""
+    poll = select.poll()
+    poll.register(1, 0)  # POLLERR and POLLHUP are told in any case
+    return bool(poll.poll(0))
 
 
 def _complete_descriptors() -> None:

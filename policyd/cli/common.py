@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -84,8 +85,9 @@ def print_json(value: Any) -> None:
 
 
 def note(message: str) -> None:
-    """A remark on stderr, so that stdout holds the result alone."""
-    click.echo(f"splitmx: {message}", err=True)
+    """A remark on stderr, so that stdout holds the result alone; whether anybody reads it changes nothing."""
+    with contextlib.suppress(OSError):
+        click.echo(f"splitmx: {message}", err=True)
 
 
 def visible(text: str) -> str:

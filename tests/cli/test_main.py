@@ -194,6 +194,29 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
+        assert process.wait(60) == 0, "1 would say that something was found"
+
+
+def test_a_remark_that_nobody_reads_changes_no_answer(tmp_path: Path) -> None:
+    """`splitmx query … 2>&1 >answer | true`: that no daemon runs is for people; 1 would say that nobody is there."""
+    (tmp_path / "list").write_text("ann@example.com\n")
+    (tmp_path / "c.toml").write_text(
+        f'[daemon]\ncontrol = "unix:{tmp_path}/control.sock"\nstate = "{tmp_path}"\n'
+        f'[directories.here]\ntype = "file"\nformat = "list"\npath = "{tmp_path}/list"\n'
+        '[destinations.there]\nhosts = ["192.0.2.9"]\n'
+        '[domains."example.com"]\nlocal = ["here"]\ndestination = "there"\n'
+    )
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-I", "-c", "from policyd.cli import main; main()", "--config", f"{tmp_path}/c.toml"]
+    try:
+        done = subprocess.run(
+            [*command, "query", "here", "ann@example.com"],
+            stdout=subprocess.PIPE, stderr=writes, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stdout) == (0, "LOCAL\n")
 
 
 @pytest.mark.parametrize("words", [["query", "nonsense", "x"], ["--config", "/nowhere", "check"]])
