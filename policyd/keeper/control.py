@@ -122,7 +122,7 @@ class Control:
         return {"status": self.keeper.status()}
 
     async def _do_reload(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
-        errors = await self.keeper.reload()
+        errors = await self.keeper.reloading.ask()
         return {"ok": not errors, "errors": list(errors), **({"error": errors[0]} if errors else {})}
 
     async def _do_query(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:

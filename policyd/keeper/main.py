@@ -27,12 +27,12 @@ from policyd.keeper.moments import Moments
 from policyd.keeper.observe import Observations
 from policyd.keeper.peers import Peers
 from policyd.keeper.queue import LiveQueue
+from policyd.keeper.reloading import Reloading
 from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
 from policyd.link import Age, LoopChannel, Message, not_asked
 from policyd.loop import new_event_loop, share_heaps, wait_for_others
-from policyd.parts import Arrival
 from policyd.sockets import Open
 from policyd.worker import listen
 from transport.config.settings import Directory, Settings
@@ -42,8 +42,6 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
-_NOTING = 5.0  # seconds that a reload waits for the change log and for the workers
-_LOOK = 0.05  # seconds between two looks at whether each worker has new settings
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
@@ -61,8 +59,7 @@ class Keeper:
         self.loop = loop
         self.settings = settings
         self.listeners = listeners
-        self.started = self.loaded_at = time.time()
-        self.refused: tuple[str, ...] = ()
+        self.started = time.time()
         state = settings.daemon.state
         self.reader = Reader(state)
         self.index = IndexCare(state, self._index_opened, self._index_rebuilt)
@@ -76,17 +73,15 @@ class Keeper:
         self.crowd = Crowd(loop, self._from_worker)
         self.static = Static(settings, state, self.crowd.fault)
         self.networks = listen.networks(settings.daemon.allow)
-        # what asks by old settings would be of no use to workers with new ones
-        self.arrival = Arrival(loop, self._swap, lambda: self.hopeless("it could not take the new settings"))
+        self.reloading = Reloading(self)
         self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
-        self._reloads: list[asyncio.Future[tuple[str, ...]]] = []
-        self.moments = Moments(loop, lambda: self._task(self._new_generation()))
+        self.moments = Moments(loop, lambda: self.task(self._new_generation()))
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
         self.sleep = clock.Sleep()
         self.changes = ChangeLog()
-        self._use(settings)
-        self._task(self.changes.note(settings, text, "start"))
+        self.use(settings)
+        self.task(self.changes.note(settings, text, "start"))
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -96,18 +91,19 @@ class Keeper:
         self._second()
         for one in self.listeners:
             if one.role == "control":
-                self._task(Control(self, one).serve())
+                self.task(Control(self, one).serve())
             elif one.role == "metrics":
                 from policyd.keeper.metrics import MetricsServer
 
-                self._task(MetricsServer(self, one).serve())
-        self._task(self.index.run(lambda: self.settings))
+                self.task(MetricsServer(self, one).serve())
+        self.task(self.index.run(lambda: self.settings))
         self.tell_peers()  # what was remembered of them: name servers may be silent
-        self._task(self.peers.keep(self.tell_peers, self.static.changed))
+        self.task(self.peers.keep(self.tell_peers, self.static.changed))
         self.static.changed()
         self.supervisor.send(("ready",))
 
-    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin something that nobody waits for."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -158,7 +154,7 @@ class Keeper:
 
     # --- settings ---------------------------------------------------------------------------------------------
 
-    def _use(self, settings: Settings) -> None:
+    def use(self, settings: Settings) -> None:
         """Bring queues and readings in line with the configuration; what did not change goes on."""
         old, self.settings = self.settings, settings
         self.networks = listen.networks(settings.daemon.allow)
@@ -203,57 +199,6 @@ class Keeper:
             self.syncs[name] = Syncing(writer, directory, self.settings, self._after, self.hopeless)
         for name in self.syncs.keys() - self.settings.directories.keys():
             self.syncs.pop(name).close()
-
-    def _swap(self, settings: Settings, text: str) -> None:
-        """New settings from the supervisor, which the workers get as well."""
-        self.refused = ()
-        self.loaded_at = time.time()
-        self.arrival.let_go(self.settings)
-        self._use(settings)
-        self._task(self._swapped(settings, self._task(self.changes.note(settings, text, "reload"))))
-
-    async def _swapped(self, settings: Settings, noted: asyncio.Task[Any]) -> None:
-        await self.index.note(settings)
-        self.renew()
-        self.tell_ages()
-        self.tell_peers()
-        everywhere = self._task(self._everywhere(settings))
-        await asyncio.wait([noted, everywhere], timeout=_NOTING)  # who asked may look at it
-        self._reloaded(())
-
-    async def _everywhere(self, settings: Settings) -> None:
-        """When every worker answers by them, Postfix may hear of new domains: a worker that has not unpacked them yet
-        says of such a one that it is not ours, which is believed."""
-        since = time.monotonic()
-        while settings is self.settings:
-            if not (missing := self.crowd.without(settings.digest)):
-                self.static.settings = settings
-                self.static.changed()
-                return
-            if time.monotonic() - since > _NOTING:
-                log.limited(log.WARNING, "taking", "a worker has not taken the new settings yet, the static maps wait "
-                            "for it: if it stays so, restart the service", worker=missing[0])  # fmt: skip
-            await asyncio.sleep(_LOOK)
-
-    def _refuse(self, errors: tuple[str, ...]) -> None:
-        self.refused = errors
-        self._reloaded(errors)
-
-    async def reload(self) -> tuple[str, ...]:
-        """Ask the supervisor for a reload; its errors, () when it was taken."""
-        future: asyncio.Future[tuple[str, ...]] = self.loop.create_future()
-        self._reloads.append(future)
-        self.supervisor.send(("reload",))
-        try:
-            return await asyncio.wait_for(future, 40)
-        except TimeoutError:
-            return ("the supervisor does not answer",)
-
-    def _reloaded(self, errors: tuple[str, ...]) -> None:
-        waiting, self._reloads = self._reloads, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(errors)
 
     async def _new_generation(self) -> None:
         await self.index.new_generation()
@@ -307,7 +252,7 @@ class Keeper:
             log.limited(log.WARNING, f"sync {name} {kind}", "directory was not read", directory=name,
                         error=report.error, hint=report.hint)  # fmt: skip
             if report.broken and sync.instance == sync.writer.instance:  # else it was rebuilt meanwhile
-                self._task(self.index.rebuild(report.error, self.settings))
+                self.task(self.index.rebuild(report.error, self.settings))
         self.renew()
         self.tell_ages()
         if report.generation is not None or report.first_load:
@@ -374,16 +319,16 @@ class Keeper:
     def _from_supervisor(self, channel: LoopChannel, message: Message) -> None:
         match message:
             case ("settings", parts, text):
-                self.arrival.begin(parts, text)
+                self.reloading.begin(parts, text)
             case ("refused", errors):
-                self.arrival.then(partial(self._refuse, tuple(errors)))
+                self.reloading.refuse(tuple(errors))
             case ("fault", kind):
                 self.crowd.fault(kind)
             case ("link", number):
                 self._linked(number, channel)
             case ("stop",):
                 if not self.stopped.is_set():
-                    self._task(self.stop())
+                    self.task(self.stop())
 
     def _linked(self, number: int, channel: LoopChannel) -> None:
         try:

@@ -167,9 +167,11 @@ class KeeperCollector(Collector):
         yield GaugeMetricFamily("splitmx_index_bytes", "Size of the index with its log.", keeper.index.bytes())
         yield GaugeMetricFamily("splitmx_index_generation", "Generation of the index.", keeper.reader.generation)
         yield GaugeMetricFamily("splitmx_domains", "Split domains configured.", len(keeper.settings.domains))
-        yield GaugeMetricFamily("splitmx_config_loaded_seconds", "Unix time of the last load.", keeper.loaded_at)
         yield GaugeMetricFamily(
-            "splitmx_config_refused", "1 when the last reload was refused.", float(bool(keeper.refused))
+            "splitmx_config_loaded_seconds", "Unix time of the last load.", keeper.reloading.loaded_at
+        )
+        yield GaugeMetricFamily(
+            "splitmx_config_refused", "1 when the last reload was refused.", float(bool(keeper.reloading.refused))
         )
         if keeper.static.built_at is not None:
             yield GaugeMetricFamily(

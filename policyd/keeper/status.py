@@ -27,8 +27,8 @@ def status(keeper: Keeper) -> dict[str, Any]:
         "config": {
             "path": settings.source,
             "digest": settings.digest.hex(),
-            "loaded_at": keeper.loaded_at,
-            "refused": list(keeper.refused),
+            "loaded_at": keeper.reloading.loaded_at,
+            "refused": list(keeper.reloading.refused),
         },
         "listeners": [
             {"role": role, "map": map_name, "name": listener.name}

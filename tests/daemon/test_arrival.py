@@ -160,7 +160,7 @@ def test_who_waits_for_a_live_answer_goes_on_waiting_when_a_domain_is_added(tmp_
         keeper.supervisor.on_close = lambda _: None
         queue = keeper.queues["here"]
         queue.ask("new", "example.com", lambda *answer: answers.append(answer))
-        keeper._use(_settings(tmp_path, "example.com", "example.org"))
+        keeper.use(_settings(tmp_path, "example.com", "example.org"))
         assert keeper.queues["here"] is queue
         assert (queue.closed, answers) == (False, [])
         assert queue.directory.domains == ("example.com", "example.org")
@@ -199,3 +199,33 @@ def test_postfix_hears_of_a_new_domain_when_every_worker_answers_for_it(tmp_path
         supervisor.close()
 
     asyncio.run(life())
+
+
+def test_who_asked_for_a_reload_hears_of_that_one(tmp_path: Path) -> None:
+    """A reload that waits for a worker is not called refused since the next one is, nor the next one taken with it."""
+    old, new = _settings(tmp_path, "example.com"), _settings(tmp_path, "example.com", "example.org")
+
+    async def life() -> tuple[object, object]:
+        up, supervisor = socket.socketpair()
+        keeper = Keeper(asyncio.get_running_loop(), old, "", [], up)
+        keeper.supervisor.on_close = lambda _: None
+        at_keeper, at_worker = socket.socketpair()
+        keeper.link(1, at_keeper)
+        keeper.static.close()
+        first = asyncio.ensure_future(keeper.reloading.ask())
+        await asyncio.sleep(0)
+        tell = Channel(supervisor)
+        tell.send(("settings", cut(new), ""))
+        await _until(lambda: keeper.settings == new)
+        second = asyncio.ensure_future(keeper.reloading.ask())
+        await asyncio.sleep(0)
+        tell.send(("refused", ("a mistake",)))
+        told = await second
+        Channel(at_worker).send(("uses", new.digest))
+        both = await first, told
+        for one in keeper.queues.values():
+            one.close()
+        supervisor.close()
+        return both
+
+    assert asyncio.run(life()) == ((), ("a mistake",))
