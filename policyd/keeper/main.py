@@ -189,8 +189,8 @@ class Keeper:
             return
         for name, directory in self.settings.directories.items():
             sync = self.syncs.get(name)
-            if sync is not None and sync.directory == directory and sync.writer is writer:
-                sync.settings = self.settings
+            if sync is not None and sync.directory.listed == directory.listed and sync.writer is writer:
+                sync.directory, sync.settings = directory, self.settings
                 if old.digest != self.settings.digest:
                     sync.soon()  # guards and domains may have changed
                 continue

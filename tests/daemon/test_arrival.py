@@ -15,11 +15,13 @@ import pytest
 
 from policyd import clock
 from policyd.keeper.main import Keeper
+from policyd.keeper.syncing import Order
 from policyd.link import Channel, Live
 from policyd.parts import Arrival, cut
 from policyd.worker.live import Pending
 from policyd.worker.main import Worker
 from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions, Wave
+from transport.index.writer import Writer
 
 HERE = Directory("here", "sql", SqlOptions("sqlite:////nowhere/people.db", "SELECT address FROM recipients"), b"f" * 16)
 TRIPLE = ("here", "new", "example.com")
@@ -166,6 +168,31 @@ def test_who_waits_for_a_live_answer_goes_on_waiting_when_a_domain_is_added(tmp_
         assert queue.directory.domains == ("example.com", "example.org")
         keeper.static.close()
         queue.close()
+        supervisor.close()
+
+    asyncio.run(life())
+
+
+def test_a_reading_goes_on_when_a_domain_is_added(tmp_path: Path) -> None:
+    """Of a large directory it takes minutes: where somebody adds a domain every few of them it would never end."""
+
+    async def life() -> None:
+        up, supervisor = socket.socketpair()
+        keeper = Keeper(asyncio.get_running_loop(), _settings(tmp_path, "example.com"), "", [], up)
+        keeper.supervisor.on_close = lambda _: None
+        keeper.index.writer = Writer(tmp_path)
+        keeper._use_syncs(keeper.settings)
+        reading = keeper.syncs["here"]
+        reading.order(order := Order())
+        new = _settings(tmp_path, "example.com", "example.org")
+        keeper.use(new)
+        assert keeper.syncs["here"] is reading
+        assert (reading.settings, reading.directory) == (new, new.directories["here"])
+        assert (await order.done).error, "there is no such directory, but it was asked"
+        keeper.use(_settings(tmp_path, "example.com", directory=OTHER))
+        assert keeper.syncs["here"] is not reading
+        keeper.syncs["here"].close()
+        keeper.static.close()
         supervisor.close()
 
     asyncio.run(life())

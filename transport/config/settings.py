@@ -148,6 +148,11 @@ class Directory:
         """What a live answer of it rests on: it is asked alike, whatever domains name it."""
         return replace(self, domains=()) if self.domains else self
 
+    @property
+    def listed(self) -> Directory:
+        """What a listing of it rests on: a file's bare local parts stand for each domain that names it."""
+        return self.asked if self.live else self
+
     def young(self, content_time: float | None, now: float) -> bool:
         """Whether a file's "no" counts at `now`, its content being of that time (both unix).
 
