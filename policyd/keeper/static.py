@@ -137,12 +137,19 @@ class Static:
     def _altered(self) -> dict[Path, object]:
         """In a thread: files that somebody cut, overwrote or exchanged, each with what tells it from another such."""
         from transport.maps import guard, stamps
-        from transport.maps.write import cut_short
+        from transport.maps.write import cut_short, is_building
 
         found: dict[Path, object] = {}
-        static = self.settings.static is not None and stamps.altered(self.folder)
-        # a build by hand may be at it: it says so until all is noted
-        if static and not any(cut_short(self.folder, whose) for whose in ("postfix", "exim")):
+
+        def unfinished() -> bool:
+            return any(cut_short(self.folder, whose) for whose in ("postfix", "exim"))
+
+        static = self.settings.static is not None
+        if static and unfinished():
+            # a build by hand may be at it: it says so until all is noted. One that was killed says so for ever
+            if not self.error and not is_building(self.folder) and unfinished():
+                found[self.folder] = "unfinished"
+        elif static and stamps.altered(self.folder) and not unfinished():
             found.update(stamps.altered(self.folder))
         table = self.folder / guard.NAME
         if self._keeps_guard and self.settings is self._built and (now := stamps.stamp(table)) is not None:

@@ -19,6 +19,7 @@ MODE = 0o644
 HEADER = "# written by splitmx; changes made here are lost at the next build\n"
 """A line of every text; not always the first one, since the lines are sorted."""
 
+_LOCK = ".splitmx-build.lock"
 _SORT_MEMORY = "64M"
 _SMALL = 1 << 20  # characters up to which a text is sorted here
 
@@ -73,7 +74,7 @@ def create(path: Path) -> int:
 @contextmanager
 def alone_in(output: Path) -> Iterator[None]:
     """Only one build at a time writes into a folder."""
-    lock = output / ".splitmx-build.lock"
+    lock = output / _LOCK
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -84,6 +85,23 @@ def alone_in(output: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_building(output: Path) -> bool:
+    """Whether a build is writing into this folder now, or it cannot be told."""
+    try:
+        handle = os.open(output / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _mark(output: Path, whose: str) -> Path:
