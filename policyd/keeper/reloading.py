@@ -31,8 +31,7 @@ class Reloading:
         self.refused: tuple[str, ...] = ()
         self.loaded_at = time.time()
         # what asks by old settings would be of no use to workers with new ones
-        failed = partial(keeper.hopeless, "it could not take the new settings")
-        self._arrival = Arrival(keeper.loop, self._swap, failed)
+        self._arrival = Arrival(keeper.loop, self._swap, self._failed)
         self._asked: list[_Asked] = []
 
     async def ask(self) -> tuple[str, ...]:
@@ -56,6 +55,9 @@ class Reloading:
     def _refuse(self, errors: tuple[str, ...]) -> None:
         self.refused = errors
         _tell(self._those_who_asked(), errors)
+
+    def _failed(self) -> None:
+        self.keeper.hopeless("it could not take the new settings")
 
     def _swap(self, settings: Settings, text: str) -> None:
         self.refused = ()
