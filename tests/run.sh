@@ -106,7 +106,7 @@ fi
 
 export SPLITMX_TEST_EXIM="${SPLITMX_TEST_EXIM:-$cache/exim}" SPLITMX_TEST_SENDMAIL="${SPLITMX_TEST_SENDMAIL:-$cache/sendmail}"
 # Most tests wait for servers, not for the processor: a few files at a time.
-jobs=${SPLITMX_TEST_JOBS:-4}
+jobs=${SPLITMX_TEST_JOBS:-5}
 failed=
 say "ruff check";  .venv/bin/ruff check . || failed="$failed ruff-check"
 say "ruff format"; .venv/bin/ruff format --check . || failed="$failed ruff-format"
