@@ -103,6 +103,11 @@ def test_a_thread_that_comes_back_after_all_counts_again(monkeypatch: pytest.Mon
     made.close()
 
 
+def _without_room(start: Callable[..., Any]) -> Any:
+    """A module `threading` for the crew alone: a server of another test may need its threads."""
+    return SimpleNamespace(Thread=type("Thread", (threading.Thread,), {"start": start}))
+
+
 def test_a_thread_that_cannot_be_started_is_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit of threads nothing is asked, and nothing is lost: the next attempt may have room."""
 
@@ -112,7 +117,7 @@ def test_a_thread_that_cannot_be_started_is_a_busy_one(monkeypatch: pytest.Monke
     loop: Any = _Loop()
     made = crew.Crew(loop, _here(), lambda: None)
     with monkeypatch.context() as full:
-        full.setattr(threading.Thread, "start", refuse)
+        full.setattr(crew, "threading", _without_room(refuse))
         assert not made.submit(lambda _: None, lambda *_: None, 1.0)
         assert made.free == crew.THREADS
     monkeypatch.setattr(crew, "open_source", lambda _: None)
@@ -138,7 +143,7 @@ def test_a_fault_before_asking_leaves_nobody_waiting_for_ever(monkeypatch: pytes
             if where == "canaries":
                 broken.setattr(canaries, "choose", fault)
             else:
-                broken.setattr(threading.Thread, "start", fault)
+                broken.setattr(crew, "threading", _without_room(fault))
             made.ask("bob", "example.com", lambda _l, _d, live: answers.append(live))
             await asyncio.sleep(0.6)
             assert [one.records for one in answers] == [None]
