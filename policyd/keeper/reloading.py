@@ -80,13 +80,16 @@ class Reloading:
     async def _everywhere(self, settings: Settings) -> None:
         """When every worker answers by them, Postfix may hear of new domains: a worker that has not unpacked them yet
         says of such a one that it is not ours, which is believed."""
-        since = time.monotonic()
+        since, counted = time.monotonic(), False
         while settings is self.keeper.settings:
             if not (missing := self.keeper.crowd.without(settings.digest)):
                 self.keeper.static.settings = settings
                 self.keeper.static.changed()
                 return
             if time.monotonic() - since > _NOTING:
+                if not counted:
+                    self.keeper.crowd.fault("settings")
+                    counted = True
                 log.limited(log.WARNING, "taking", "a worker has not taken the new settings yet, the static maps wait "
                             "for it: if it stays so, restart the service", worker=missing[0])  # fmt: skip
             await asyncio.sleep(_LOOK)

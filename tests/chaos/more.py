@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from typing import Protocol
 
 import psycopg
 
@@ -17,25 +18,30 @@ from tests.chaos.site import ChaosSite
 from tests.mta.waiting import wait_for
 
 
-def _hold(open_it: Callable[[ChaosSite], object]) -> tuple[Step, Step]:
+class _Open(Protocol):
+    """A connection of sqlite3 or psycopg."""
+
+    def close(self) -> None: ...
+
+
+def _hold(open_it: Callable[[ChaosSite], _Open]) -> tuple[Step, Step]:
     """Something that is open while the drill goes on, and its end."""
     held = contextlib.ExitStack()
 
     def begin(site: ChaosSite) -> None:
-        connection = open_it(site)
-        held.callback(connection.close)  # type: ignore[attr-defined]  # of sqlite3 or psycopg
+        held.callback(open_it(site).close)
 
     return begin, lambda site: held.close()
 
 
-def _lock_table(site: ChaosSite) -> object:
+def _lock_table(site: ChaosSite) -> _Open:
     """ALTER TABLE in a transaction that somebody forgot."""
     connection = psycopg.connect(host=site.postgres.host, port=site.postgres.port, user="postgres", dbname="chaos")
     connection.execute("LOCK TABLE recipients IN ACCESS EXCLUSIVE MODE")
     return connection
 
 
-def _lock_index(site: ChaosSite) -> object:
+def _lock_index(site: ChaosSite) -> _Open:
     connection = sqlite3.connect(site.state / "index.sqlite", isolation_level=None, timeout=30)
     connection.execute("BEGIN EXCLUSIVE")
     return connection

@@ -22,12 +22,12 @@ class _Answers(KeeperCollector):
 def test_a_scrape_holds_up_nobody() -> None:
     """Whoever waits for a live look-up gets his turns while the text of 9,000 samples is made; each stands in it once,
     below one HELP and one TYPE."""
-    crowd = Crowd(None, lambda *_: None)  # type: ignore[arg-type]  # no loop: nobody is connected
+    nobody: Any = None  # no loop, no listener: nobody is connected
+    crowd = Crowd(nobody, lambda *_: None)
     for number in range(3_000):
         for verdict in ("LOCAL", "RELAY", "TEMP"):
             crowd.decisions["transport", f"d{number}.example", verdict] = number
     keeper: Any = SimpleNamespace(crowd=crowd, networks=networks(()))
-    nobody: Any = None
     server = MetricsServer(keeper, nobody)
     server.collector = _Answers(keeper)
     turns = 0

@@ -22,6 +22,17 @@ from transport.record import Record
 pytestmark = pytest.mark.directory
 
 
+def people_of(samba_ad: SambaAd, tmp_path: Path) -> LdapOptions:
+    """Those in the folder `people` of a domain of Active Directory."""
+    return LdapOptions(
+        (samba_ad.url,),
+        bind_dn=samba_ad.admin,
+        bind_password_file=str(samba_ad.secret_file(tmp_path)),
+        base=f"OU=people,{SUFFIX}",
+        schema="active-directory",
+    )
+
+
 class Mirror:
     """What an index would hold: records by entry, kept up to date by changes alone."""
 
@@ -273,13 +284,7 @@ def test_a_moved_folder_of_active_directory_is_compared(samba_ad: SambaAd, tmp_p
     samba_ad.ldif(f"dn: OU=team,{SUFFIX}\nchangetype: add\nobjectClass: organizationalUnit\nou: team\n")
     tom = samba_ad.user("tom", "tom@example.com")
     samba_ad.ldif(f"dn: {tom}\nchangetype: modrdn\nnewrdn: CN=tom\ndeleteoldrdn: 1\nnewsuperior: OU=team,{SUFFIX}\n")
-    options = LdapOptions(
-        (samba_ad.url,),
-        bind_dn=samba_ad.admin,
-        bind_password_file=str(samba_ad.secret_file(tmp_path)),
-        base=f"OU=people,{SUFFIX}",
-        schema="active-directory",
-    )
+    options = people_of(samba_ad, tmp_path)
     mirror = Mirror(LdapSource("ad", options))
     assert mirror.addresses == {"ann@example.com"}
     samba_ad.ldif(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.directories.test_ldap_changes import Mirror, options_of
+from tests.directories.test_ldap_changes import Mirror, options_of, people_of
 from tests.servers import SambaAd, Slapd
 from tests.servers.process import run, tool
 from tests.servers.samba import SUFFIX
@@ -60,13 +60,7 @@ def test_many_who_are_deleted_at_once_in_active_directory(
     """More than a page of them are all told; more than is followed ends in a compare, and never in silence."""
     monkeypatch.setattr(ldap_connect, "PAGE", 2)
     people = [samba_ad.user(f"u{i}", f"u{i}@example.com") for i in range(6)]
-    options = LdapOptions(
-        (samba_ad.url,),
-        bind_dn=samba_ad.admin,
-        bind_password_file=str(samba_ad.secret_file(tmp_path)),
-        base=f"OU=people,{SUFFIX}",
-        schema="active-directory",
-    )
+    options = people_of(samba_ad, tmp_path)
     mirror = Mirror(LdapSource("ad", options))
     mirror.follow()
     for name in people[:5]:
