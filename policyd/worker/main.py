@@ -16,7 +16,7 @@ from typing import Any
 
 from policyd import log
 from policyd.link import LoopChannel, Message, Told, not_asked
-from policyd.loop import new_event_loop
+from policyd.loop import go_first, new_event_loop
 from policyd.parts import Arrival
 from policyd.sockets import Open
 from policyd.worker import listen
@@ -387,5 +387,6 @@ def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)  # answers leave no cycles; the collector's pauses would be our slowest answers
+    go_first()
     loop.run_forever()
     del worker

@@ -40,14 +40,17 @@ def test_keeper_preempts_no_worker(site: Site) -> None:
 
 
 def test_a_worker_takes_the_processor_from_the_keeper(site: Site) -> None:
-    """Each thread of the keeper runs in longer slices than a worker, so that a worker that wakes up goes first."""
+    """A worker asks for shorter slices than any other process has, each thread of the keeper for longer ones: a worker
+    that wakes up goes first."""
     (worker,), (keeper,) = site.pids("worker"), site.pids("keeper")
     slices = [_slice(int(thread.name)) for thread in Path(f"/proc/{keeper}/task").iterdir()]
     assert len(slices) > 1
     ours = os.uname()
     new = tuple(int(part) for part in ours.release.split("-")[0].split(".")[:2]) >= (6, 12)
     longer = new and ours.machine in ("x86_64", "aarch64")
-    assert all((one > _slice(worker)) == longer for one in slices)
+    anybody = _slice(os.getpid())
+    assert all((one > anybody) == longer for one in slices)
+    assert (_slice(worker) < anybody) == longer
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.maxsize < 2**32, reason="other libraries have other heaps")
