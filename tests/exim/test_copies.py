@@ -116,3 +116,31 @@ def test_an_extension_is_no_ending(site: Site) -> None:
         site.store2.wait(sent.subject, f"keeps+.splitmx-{ending}@all.example")
         site.store.wait(sent.subject, f"keeps+.splitmx-{ending}@dual.example")
         site.s.wait(sent.subject, *sent.codes)
+
+
+USERFORWARD = """
+userforward:
+  driver = redirect
+  domains = dual.example : dualtenant.example
+  local_part_suffix = +*
+  local_part_suffix_optional
+  data = ${if eq{$local_part}{carl}{\\carl@$domain, friend@foreign.example}}
+  check_ancestor
+site_local:
+"""
+
+
+@pytest.mark.parametrize("extra", ["", "SPLITMX_STRIP_EXTENSION = yes"])
+def test_a_forward_file_that_keeps(site: Site, cleaned: Callable[[Callable[[], object]], None], extra: str) -> None:
+    """Mail to carl+news whose .forward keeps it and sends it on: one copy at the destination, as for carl."""
+    conf = exim_conf(site.settings, store=site.store, outside=site.outside, extra=extra)
+    exim = EximInstance(conf.replace("\nsite_local:\n", USERFORWARD), name="forwards").start()
+    cleaned(exim.stop)
+    for number, name in enumerate(("carl", "carl+news")):
+        people = [f"{name}@dual.example", f"{name}@dualtenant.example"]
+        sent = send(exim.ip, OUTSIDE, people, subject=f"forward file {number}{extra}")
+        exim.wait_empty()
+        kept = ["carl@dual.example", "carl@dualtenant.example"]
+        site.store.wait(sent.subject, *kept)
+        site.outside.wait(sent.subject, "friend@foreign.example")
+        site.s.wait(sent.subject, f"{name}@dual.example", f"{name}@tenant.example")

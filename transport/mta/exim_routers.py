@@ -54,7 +54,8 @@ SPLITMX_BY_LEVEL = ${if eq{${extract{tls}{$address_data}}}{none}{splitmx_smtp_no
 # An envelope domain names nobody: what was said for the address before holds, for a copy too.
 SPLITMX_ERRORS = ${if eq{${extract{bounce}{$address_data}}}{postmaster}\
   {${extract{errors}{$address_data}{$value}fail}}fail}
-SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}}}
+SPLITMX_COPY_THERE = and{{eq{SPLITMX_WAY}{local}} {eq{${extract{copy}{$address_data}}}{relay}} \
+  {!match{$address_data}{\N\scopied=yes$\N}}}
 # What a copy loses: the extension, where the destination knows none.
 SPLITMX_COPY_SHORT = and{{eq{${extract{plus}{$address_data}}}{strip}} \
   {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}
@@ -73,6 +74,10 @@ SPLITMX_IS_CHILD = and{{eq{$parent_domain}{$domain}} {!eqi{$parent_local_part}{$
 # its delivery, and forgets to look there when it sends it in one transaction with others: it would be delivered again
 # with every attempt for them.
 SPLITMX_KEPT = .splitmx-kept
+# A .forward that keeps the mail: the address comes again, without the extension, and its copy has been made. What was
+# said of the parent is there until the new answer takes its place.
+SPLITMX_WAS_MADE = ${if and{{eq{$parent_domain}{$domain}} {match{$address_data}{\N^decision=local\s.*\bcopy=relay\b\N}} \
+  {eqi{${sg{$parent_local_part}{SPLITMX_EXTENSION}{}}}{${sg{$local_part}{SPLITMX_EXTENSION}{}}}}}{ copied=yes}}
 SPLITMX_TO_STORE = and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{local}}}
 """
 
@@ -171,7 +176,7 @@ splitmx_ask:
   retry_use_local_part
   address_data = ${if match{$local_part}{\N[\x00-\x1f\x7f]\N}\
     {decision=unknown }\
-    {SPLITMX_ANSWER}}
+    {SPLITMX_ANSWER}}SPLITMX_WAS_MADE
   data =
 
 # Neither a known word nor complete, an empty answer among them: later.
