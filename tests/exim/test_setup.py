@@ -174,6 +174,18 @@ def test_check_lets_good_sites_be(site: Site, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.e2e
+def test_check_names_aliases_behind_ours(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the site's aliases stand behind our routers, check says who would be refused."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", environment()["LD_LIBRARY_PATH"])
+    behind = "mine:\n driver = redirect\n domains = +local_domains\n"
+    behind += " data = ${lookup{$local_part}lsearch{/etc/aliases}}\n"
+    path = site.exim.root / "behind.conf"
+    path.write_text(site.exim.conf.read_text().replace("\nsite_local:\n", f"\n{behind}site_local:\n", 1))
+    found = findings(site.settings, read(str(site.exim.binary), path))
+    assert [f.level for f in found if f.text.startswith("router mine (aliases) stands behind ours")] == ["warning"]
+
+
+@pytest.mark.e2e
 def test_check_without_an_exim(site: Site) -> None:
     """A missing program is said in one line."""
     done = run(site, "exim", "check", "--exim", "/nonexistent/exim")
@@ -220,6 +232,9 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     store = f"store:\n  driver = smtp\n  protocol = lmtp\n  hosts = {site.store.host}\n  port = 24\n"
     store += "  hosts_override\n  allow_localhost\n"
     joined = joined.replace("begin transports\n", "begin transports\n" + store)
+    aliases = site.folder / "aliases"
+    aliases.write_text("root: nobody@example.com\nlegacy: bob@example.com\ncarl: bob@example.com\n")
+    joined = joined.replace("lsearch{/etc/aliases}", f"lsearch{{{aliases}}}")
     exim = EximInstance(joined, name="debian").start()
     cleaned(exim.stop)
     sent = send(
@@ -229,6 +244,11 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     assert sent.texts["x@foreign.example"] == "relay not permitted"
     site.s.wait(sent.subject, "bob@example.com")
     site.store.wait(sent.subject, "nobody@example.com")
+    # Debian's aliases stand behind ours: who is in no directory, root of cron's mail for one, may be among them
+    sent = send(exim.ip, "o@outside.test", ["root@example.com", "legacy@example.com", "zed@example.com"])
+    assert list(sent.codes.values()) == [250, 250, 550], sent.texts
+    site.store.wait(sent.subject, "nobody@example.com")
+    site.s.wait(sent.subject, "bob@example.com")
 
 
 @pytest.mark.e2e

@@ -49,6 +49,7 @@ def findings(settings: Settings, exim: Exim, deploy: str = "", maps: Path | None
         *_texts(exim, _expected(exim, wanted, own), settings),
         *_socket(settings, own.get("SPLITMX_SOCKET", ""), deploy, exim),
         *_order(settings, exim),
+        *_aliases(settings, exim),
         *_classes(settings, exim),
         *_files(wanted),
         *_local(settings, exim),
@@ -253,6 +254,27 @@ def _order(settings: Settings, exim: Exim) -> Iterator[Finding]:
             yield error(
                 f"router {driver.name} ({kind}) stands before ours and takes {taken[0]}",
                 "put our routers before it; of the site's own only those for single addresses belong before ours",
+            )
+
+
+def _aliases(settings: Settings, exim: Exim) -> Iterator[Finding]:
+    """Routers for /etc/aliases that never see whom splitmx does not know."""
+    names = [driver.name for driver in exim.routers]
+    if "splitmx_unknown" not in names or "splitmx_aliases" in names:
+        return
+    if any(getattr(table.options, "format", "") == "aliases" for table in settings.directories.values()):
+        return
+    domains = [domain.name for domain in settings.domains.values() if domain.enabled == "yes"][:50]
+    for driver in exim.routers[names.index("splitmx_unknown") :]:
+        wanted = driver.option("domains")
+        if driver.option("driver") != "redirect" or "/etc/aliases" not in (driver.option("data") or ""):
+            continue
+        taken = domains if wanted is None else exim.matching(domains, wanted)
+        if taken:
+            yield warning(
+                f"router {driver.name} (aliases) stands behind ours: what only it knows is refused in {taken[0]}",
+                'put it before ours, or list them: a directory with format = "aliases"; for Debian run `splitmx exim'
+                " show` again",
             )
 
 

@@ -235,3 +235,31 @@ OTHER_PORTS = """
 # The same at any other port: there a connection is never handed on to other mail that waits, since Exim would take one
 # to another port of that host for it.
 """
+
+DEBIAN_ALIASES = r"""
+# Debian's own router for aliases has to stand behind ours (the routers 150 and 200 route by domain): whom no directory
+# lists, root for one, may be an alias all the same.
+splitmx_aliases:
+  driver = redirect
+  domains = +splitmx_routed
+  condition = ${if and{{eq{SPLITMX_WORD}{unknown}} {match_domain{$domain}{+local_domains}}}}
+  allow_fail
+  allow_defer
+  data = ${lookup{$local_part}lsearch{/etc/aliases}}
+.ifdef SYSTEM_ALIASES_USER
+  user = SYSTEM_ALIASES_USER
+.endif
+.ifdef SYSTEM_ALIASES_GROUP
+  group = SYSTEM_ALIASES_GROUP
+.endif
+.ifdef SYSTEM_ALIASES_FILE_TRANSPORT
+  file_transport = SYSTEM_ALIASES_FILE_TRANSPORT
+.endif
+.ifdef SYSTEM_ALIASES_PIPE_TRANSPORT
+  pipe_transport = SYSTEM_ALIASES_PIPE_TRANSPORT
+.endif
+.ifdef SYSTEM_ALIASES_DIRECTORY_TRANSPORT
+  directory_transport = SYSTEM_ALIASES_DIRECTORY_TRANSPORT
+.endif
+
+"""

@@ -80,7 +80,7 @@ def plan(
     parts = {
         "main": main,
         "acl": text.ACL,
-        "routers": exim_routers.routers(),
+        "routers": exim_routers.routers(kind),
         "transports": text.transports(),
     }
     result.parts = [Part(name, place, body) for (name, body), place in zip(parts.items(), _PLACES[kind], strict=True)]

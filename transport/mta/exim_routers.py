@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from transport.mta.exim_fragments import DEBIAN_ALIASES
+
 ROUTER_MACROS = r"""# What the routers read out of one reply.
 SPLITMX_NOBODY = nobody@copy-errors.splitmx.invalid
 SPLITMX_WORD = ${extract{decision}{$address_data}{$value}{none}}
@@ -76,7 +78,8 @@ SPLITMX_IS_CHILD = and{{eq{$parent_domain}{$domain}} {!eqi{$parent_local_part}{$
 SPLITMX_KEPT = .splitmx-kept
 # A .forward that keeps the mail: the address comes again, without the extension, and its copy has been made. What was
 # said of the parent is there until the new answer takes its place.
-SPLITMX_WAS_MADE = ${if and{{eq{$parent_domain}{$domain}} {match{$address_data}{\N^decision=local\s.*\bcopy=relay\b\N}} \
+SPLITMX_WAS_MADE = ${if and{{eq{$parent_domain}{$domain}} \
+  {match{$address_data}{\N^decision=local\s.*\bcopy=relay\b\N}} \
   {eqi{${sg{$parent_local_part}{SPLITMX_EXTENSION}{}}}{${sg{$local_part}{SPLITMX_EXTENSION}{}}}}}{ copied=yes}}
 SPLITMX_TO_STORE = and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{local}}}
 """
@@ -384,6 +387,8 @@ splitmx_rest:
 """
 
 
-def routers() -> str:
-    """Macros and routers, the same for every site."""
-    return ROUTER_MACROS + "\n" + _ROUTERS
+def routers(kind: str = "plain") -> str:
+    """Macros and routers for a kind of site. Only on Debian the site's aliases stand behind ours."""
+    mine = "\nsplitmx_unknown:\n"
+    text = _ROUTERS.replace(mine, f"{DEBIAN_ALIASES}{mine[1:]}") if kind == "debian" else _ROUTERS
+    return ROUTER_MACROS + "\n" + text
