@@ -144,3 +144,23 @@ def test_a_forward_file_that_keeps(site: Site, cleaned: Callable[[Callable[[], o
         site.store.wait(sent.subject, *kept)
         site.outside.wait(sent.subject, "friend@foreign.example")
         site.s.wait(sent.subject, f"{name}@dual.example", f"{name}@tenant.example")
+
+
+REWRITE = r"""
+begin rewrite
+*@tenant.example  $1@dualtenant.example
+^(.*)\.splitmx-\w+@ $1@elsewhere.example
+"""
+
+
+def test_rewriting_of_the_site(site: Site, cleaned: Callable[[Callable[[], object]], None]) -> None:
+    """A rule that writes the tenant's addresses as ours, as for mail that comes from there, leaves copies and relayed
+    mail alone."""
+    conf = exim_conf(site.settings, store=site.store, outside=site.outside) + REWRITE
+    exim = EximInstance(conf, name="rewrites").start()
+    cleaned(exim.stop)
+    names = ["ann@dualtenant.example", "bob@dualtenant.example", "ann@dual.example", "keeps@dual.example"]
+    sent = send(exim.ip, OUTSIDE, names)
+    exim.wait_empty()
+    site.store.wait(sent.subject, *(name for name in names if not name.startswith("bob")))
+    site.s.wait(sent.subject, "ann@tenant.example", "bob@tenant.example", "ann@dual.example", "keeps@dual.example")

@@ -178,6 +178,19 @@ def test_lies_in_the_midst_of_deliveries(bench: Bench, cleaned: Callable[[Callab
     assert not [m for m in bench.site.outside.mails if any("lies.example" in name for name in m.recipients)]
 
 
+def test_an_ipv6_host_that_begins_with_a_colon(bench: Bench) -> None:
+    """An IPv4 address in IPv6's form (::ffff:…) is a next hop like any other."""
+    bench.answer_badly(
+        b"decision=relay hosts=::ffff:c000:201;192.0.2.1 port=25 tls=may address=b@example.com verify=no"
+    )
+    try:
+        routed = bench.exim.route("b@example.com")
+        assert "router = splitmx_relay" in routed
+        assert "host ::ffff:c000:201 " in routed
+    finally:
+        bench.answer_well()
+
+
 BREAKOUTS = [
     "${run{/bin/touch MARK}}",
     '"${run{/bin/touch MARK}}"',

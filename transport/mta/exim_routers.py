@@ -34,7 +34,7 @@ SPLITMX_PROVEN = forall{<; ${map{<; ${extract{hosts}{$address_data}}}\
 .else
 SPLITMX_PROVEN = eq{no}{dane}
 .endif
-SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_][-0-9A-Za-z._:;/]*$\N}} \
+SPLITMX_GOOD_HOSTS = {match{${extract{hosts}{$address_data}}}{\N^[0-9A-Za-z_:][-0-9A-Za-z._:;/]*$\N}} \
   {match{${extract{port}{$address_data}}}{\N^\d{1,5}$\N}} \
   {match{${extract{tls}{$address_data}}}{\N^(none|may|encrypt|ca|ca\+name|dane)$\N}}
 SPLITMX_GOOD_STORE = {or{{!eq{${extract{copy}{$address_data}}}{local}} \
@@ -86,7 +86,8 @@ SPLITMX_TO_STORE = and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{local}}}
 
 # In a host list each IPv6 address needs brackets before its port.
 _ROUTERS = r"""# Routers for our domains: behind the site's own alias and SRS routers, before all others that route.
-# They never speak for another domain: each has `domains =`.
+# They never speak for another domain: each has `domains =`. What they make of an address for its way alone is not
+# rewritten (`no_rewrite`): a rule of the site for the destination's domain would send it back.
 
 # Reports about failed copies end here. (An empty errors_to would silence the delivery itself too: `unseen` hands it
 # on to the routers that follow.)
@@ -251,6 +252,7 @@ splitmx_copy:
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
+  no_rewrite
   data = <SPLITMX_COPY_QUOTEDSPLITMX_ENDING@$domain>
   forbid_file
   forbid_pipe
@@ -264,6 +266,7 @@ splitmx_copy_envelope:
   unseen
   no_verify
   errors_to = SPLITMX_NOBODY
+  no_rewrite
   data = <SPLITMX_COPY_QUOTED@${extract{envelope}{$address_data}}>
   forbid_file
   forbid_pipe
@@ -304,6 +307,7 @@ splitmx_envelope:
     {!eq{SPLITMX_WIRE}{}} \
     {!eqi{SPLITMX_WIRE}{SPLITMX_QUOTED@$domain}}}}
   errors_to = SPLITMX_ERRORS
+  no_rewrite
   data = <${if match{SPLITMX_WIRE}{\N^(.*)@([^@]*)$\N}\
     {$1${if and{{SPLITMX_COPY_HERE} {eqi{$2}{$domain}}}{SPLITMX_KEPT}}@$2}{SPLITMX_WIRE}}>
   forbid_file
@@ -321,6 +325,7 @@ splitmx_kept:
   no_verify
   hide_child_in_errmsg
   errors_to = SPLITMX_ERRORS
+  no_rewrite
   data = <SPLITMX_QUOTEDSPLITMX_KEPT@$domain>
   forbid_file
   forbid_pipe
@@ -370,6 +375,7 @@ splitmx_strip:
   domains = +splitmx_routed
   condition = ${if and{{eq{SPLITMX_WAY}{local}} {or{{match{$address_data}{\N\sextended=yes(\s|$)\N}} \
     {match{${extract{strip}{$address_data}}}{\N^\d+$\N}}}}}}
+  no_rewrite
   data = <${quote_local_part:${sg{$local_part}{SPLITMX_EXTENSION}{}}}@$domain>
   redirect_router = splitmx_rest
   forbid_file
