@@ -212,26 +212,43 @@ class Static:
                     maps=",".join(written))  # fmt: skip
 
     def _guard(self, settings: Settings) -> None:
-        """Live maps alone: only the table by which Postfix knows our domains."""
-        from transport.maps import guard
+        """Live maps alone: only the table by which Postfix knows our domains, and `relay_domains` of a build by hand,
+        which loses them before that does and gets them back behind it."""
+        from transport.maps import guard, leaving
+        from transport.maps.write import BuildError, alone_in
 
         folder = self.folder
         path = folder / guard.NAME
         try:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             existed = path.exists()
-            changed, _ = guard.write(settings, path)
-        except (OSError, sqlite3.Error) as error:
+            with alone_in(folder) if (folder / leaving.NAME).exists() else contextlib.nullcontext():
+                left = leaving.leave(settings, folder)
+                changed, _ = guard.write(settings, path)
+                left |= leaving.come_back(settings, folder)
+        except (OSError, sqlite3.Error, BuildError) as error:
             self.error = f"{path}: {error}"
             log.limited(log.WARNING, "guard", "the guard's table cannot be written", error=self.error)
             return
         self.error = ""
-        if changed:
+        if changed or left:
             self.built_at = time.time()
             self.builds += 1
             log.say(log.INFO, "the list of domains for Postfix changed", file=path)
-            if existed:
-                self._reload_postfix()
+            if existed and self._reload_postfix():
+                self._returned(settings)
+        self.waiting = tuple(leaving.absent(settings, folder))
+
+    def _returned(self, settings: Settings) -> None:
+        """Postfix was reloaded: what has to wait for that in an indexed `relay_domains`."""
+        from transport.maps import leaving
+        from transport.maps.write import BuildError, alone_in
+
+        try:
+            with alone_in(self.folder):
+                leaving.come_back(settings, self.folder, indexed=True)
+        except (OSError, BuildError) as error:
+            log.limited(log.WARNING, "guard", "relay_domains cannot be written: run splitmx build", error=error)
 
     def _peers(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
         """Live maps alone: a `peers_access` that `splitmx build` has written follows the peers' SPF records."""

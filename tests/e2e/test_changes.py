@@ -84,6 +84,34 @@ local_transport = "{site.store.transport}"
     site.arrives(sent, here=["ann@example.net"])
 
 
+def test_row_29_switched_off_while_running(cleaned: Cleaned) -> None:
+    """Row 29: a live domain that is switched off is refused by Postfix at RCPT, never taken and bounced; switched on
+    again it is there again, as it was."""
+    site = Site(cleaned, tables="""
+[domains."example.net"]
+local = ["here"]
+destination = "there"
+unknown = "reject"
+local_transport = "{site.store.transport}"
+locations = {{ local = "local", there = "there" }}
+""", people=[*PEOPLE, ("ann@example.net", "mailbox", "", None, 1)])  # fmt: skip
+    site.maps = site.folder / "state/maps"  # where a live daemon keeps the guard's table
+    site.install()
+    table, off = '[domains."example.net"]\n', '[domains."example.net"]\nenabled = false\n'
+
+    def told() -> set[int]:
+        return set(site.send("ann@example.net", "zed@example.net", probe=True).codes.values())
+
+    assert told() == {250, 550}
+    site.configure(table, off)
+    wait_for(lambda: told() == {554}, 20, site.tails)
+    assert not [line for line in site.check() if line.startswith("error")]
+
+    site.configure(off, table)
+    wait_for(lambda: told() == {250, 550}, 20, site.tails)
+    site.arrives(site.send("ann@example.net"), here=["ann@example.net"])
+
+
 def test_row_20_domain_added_while_running(cleaned: Cleaned) -> None:
     """Rows 3, 20: a second domain comes in by SIGHUP, build and `postfix reload`; the first one never stops."""
     site = Site(cleaned).install()

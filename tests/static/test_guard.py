@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from transport.config.settings import Destination, Domain, Settings
-from transport.maps import guard
+from transport.maps import guard, leaving, static_only
+from transport.maps.write import HEADER
 
 QUERY = "SELECT '%s' FROM domain WHERE name = '%d' OR (sub = 1 AND '%d' LIKE '%%.' || name)"
 
@@ -131,3 +132,42 @@ def test_a_damaged_file_is_replaced(folder: Path) -> None:
         path.write_bytes(text)
         assert guard.write(settings(Domain("example.com")), path)[0]
         assert guard.read(path) is not None
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["regexp", "lmdb"])
+def test_who_leaves_relay_domains_and_comes_back(
+    folder: Path, mail_config: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is switched off leaves relay_domains at once and comes back with the guard; who is new waits for a build."""
+    path = folder / "relay_domains"
+    both = settings(Domain("example.com"), Domain("below.example", subdomains="match"))
+    path.write_text(HEADER + "".join(f"{line}\n" for line in static_only.relay_domains(both, kind)))
+    monkeypatch.setenv("MAIL_CONFIG", str(mail_config))
+    if kind != "regexp":
+        subprocess.run(["postmap", f"{kind}:{path}"], check=True)
+
+    def there() -> set[str]:
+        keys = ["example.com", "below.example", "a.below.example", ".below.example", "new.example"]
+        done = subprocess.run(
+            ["postmap", "-q", "-", f"{kind}:{path}"], input="\n".join(keys), capture_output=True, text=True
+        )
+        assert not done.stderr
+        return {line.split("\t")[0] for line in done.stdout.splitlines()} - {"a.below.example", ".below.example"}
+
+    off = settings(Domain("below.example", subdomains="match", enabled="no"), Domain("new.example"))
+    assert there() == {"example.com", "below.example"}
+    assert leaving.leave(off, folder)
+    assert there() == set()
+    assert not leaving.leave(off, folder)
+    assert not leaving.come_back(off, folder, indexed=True)
+
+    back = settings(Domain("example.com"), Domain("below.example"), Domain("new.example"))
+    assert not leaving.leave(back, folder)
+    assert leaving.absent(back, folder) == ["example.com", "below.example"]
+    assert leaving.come_back(back, folder) is (kind == "regexp")
+    leaving.come_back(back, folder, indexed=True)
+    assert there() == {"example.com", "below.example"}
+    assert leaving.absent(back, folder) == []
+    assert leaving.strange(back, folder) == []
+    assert leaving.strange(off, folder) != []

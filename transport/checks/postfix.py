@@ -9,6 +9,7 @@ from pathlib import Path
 from transport.checks.finding import Finding, error, note, warning
 from transport.checks.postfix_traps import traps
 from transport.config.settings import Settings
+from transport.maps import leaving
 from transport.maps.guard import NAME as TABLE
 from transport.maps.guard import domain_rows, policy_rows, read
 from transport.maps.write import is_old
@@ -125,6 +126,9 @@ def _tables(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Findin
                 seen.add(name)
                 if not any(file.path == Path(name) for file in plan.files):
                     yield error(f"{name} is missing", BUILD)
+            if Path(name).name == leaving.NAME and (keys := leaving.strange(settings, Path(name).parent)):
+                yield error(f"{name} names {keys[0]}, no split domain any more: its mail is taken, and bounced",
+                            BUILD + ", then postfix reload")  # fmt: skip
     for file in plan.files:
         table = next((line[9:] for line in file.content.splitlines() if line.startswith("dbpath = ")), "")
         if table and Path(table).name == TABLE and table not in seen:

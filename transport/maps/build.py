@@ -18,6 +18,7 @@ from pathlib import Path
 from transport.config.settings import Settings, Unknown
 from transport.index.reader import Reader
 from transport.maps import guard, postmap, shrink, stamps, static_only
+from transport.maps.leaving import leave
 from transport.maps.population import MAPS, Population
 from transport.maps.report import BuildReport, MapReport
 from transport.maps.snapshot import Snapshot
@@ -206,7 +207,10 @@ class _Run:
         """Everything in order; what is unfinished at an error is removed."""
         tell = progress or (lambda what, done, total: None)
         try:
+            # first: mail for a domain that only relay_domains knows is taken, and bounced
+            left = not self.check and leave(self.settings, self.output, self.types)
             held_domains = self._guard(reload)
+            self.report.reload |= left and not self.report.guard_changed
             self._write_texts(aside, now, spf, held_domains, tell)
             if not self.accept:
                 before = shrink.last(self.output)
