@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.mta import postfix
 from tests.mta.recording import RecordingLmtp, RecordingSmtp, certificate, tls_context
 from tests.mta.sending import send
+from tests.mta.waiting import wait_for
 
 pytestmark = [
     pytest.mark.e2e,
@@ -40,6 +43,28 @@ def test_mail_reaches_store_and_next_hop(cleaned: Cleaned, chroot: bool) -> None
     assert there.tls
     assert there.client == mta.ip
     mta.wait_empty()
+
+
+def test_mail_that_an_agent_still_holds_is_waited_for(cleaned: Cleaned) -> None:
+    """Postfix puts off for a minute what an agent has not let go of yet: `wait_empty` has it tried again before."""
+    mta = postfix.PostfixInstance("held")
+    cleaned(mta.stop)
+    secondary = RecordingSmtp({"bob@there.test": "450 4.2.0 later"})
+    cleaned(secondary.stop)
+    mta.set(default_transport=f"smtp:{secondary.nexthop}", mynetworks="127.0.0.0/8")
+    mta.start()
+    sent = send(mta.ip, "me@away.test", ["bob@there.test"])
+
+    def held() -> list[Path]:
+        return [path for path in (mta.queue / "deferred").rglob("*") if path.is_file()]
+
+    with wait_for(held, 20, mta.tail)[0].open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        wait_for(lambda: "still being delivered" in mta.text(), 20, mta.tail)
+    secondary.replies.clear()
+    mta.wait_empty()
+
+    assert secondary.recipients(sent.subject) == ["bob@there.test"]
 
 
 def test_replies_of_the_recorder_are_told(cleaned: Cleaned) -> None:
