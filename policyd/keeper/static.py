@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from transport.index.reader import Reader
 _PAUSE = 2.0  # seconds in which more changes may arrive before a build
 _RETRY = 60.0
 _LOOK = 2.0  # seconds between two looks at whether the files are still there
-_RELOAD_WAIT = 20.0
 
 
 class Static:
@@ -277,16 +275,17 @@ class Static:
             log.limited(log.WARNING, "peers access", "the peers' access file cannot be written", error=self.error)
 
     def _reload_postfix(self) -> bool:
-        """`postfix reload` where we may (it needs root); else the log and `status` ask for it."""
+        """`postfix reload`, of each that reads these files, where we may (it needs root); else the log and `status`
+        ask for it."""
+        from policyd.keeper import postfixes
+
+        failed = ["postfix reload"]
         if os.geteuid() == 0:
-            try:
-                done = subprocess.run(["postfix", "reload"], capture_output=True, timeout=_RELOAD_WAIT, check=False)
-                if done.returncode == 0:
-                    self.reload_wanted = False
-                    log.say(log.INFO, "postfix reloaded")
-                    return True
-            except (OSError, subprocess.TimeoutExpired):
-                pass
+            failed = postfixes.reload(self.folder)
+        if not failed:
+            self.reload_wanted = False
+            log.say(log.INFO, "postfix reloaded")
+            return True
         self.reload_wanted = True
-        log.say(log.WARNING, "the list of domains changed: run `postfix reload`")
+        log.say(log.WARNING, f"the list of domains changed: run `{failed[0]}`")
         return False

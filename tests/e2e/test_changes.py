@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from tests.e2e.site import PEOPLE, Cleaned, Site
 from tests.mta.places import new_address
+from tests.mta.postfix import PostfixInstance
+from tests.mta.sending import send
 from tests.mta.waiting import wait_for
 
 
@@ -110,6 +112,32 @@ locations = {{ local = "local", there = "there" }}
     site.configure(off, table)
     wait_for(lambda: told() == {250, 550}, 20, site.tails)
     site.arrives(site.send("ann@example.net"), here=["ann@example.net"])
+
+
+def test_every_instance_hears_of_a_new_domain(cleaned: Cleaned) -> None:
+    """A second Postfix that asks the same daemon knows a domain as soon as the first one does: each is reloaded."""
+    site = Site(cleaned)
+    second = PostfixInstance("second", {"virtual_mailbox_domains": "later.test", "virtual_mailbox_maps": "static:x"})
+    cleaned(second.stop)
+    site.maps = site.folder / "state/maps"  # where a live daemon keeps the guard's table
+    site.install()
+    words = ["postfix", "show", "--maps", str(site.maps), "--config-directory", str(second.config)]
+    second.apply(site.splitmx.run(*words).stdout)
+    second.start()
+
+    site.text += """
+[domains."later.test"]
+local = ["here"]
+destination = "there"
+unknown = "relay"
+"""
+    site.splitmx.write(site.text)
+    site.splitmx.reload()
+
+    wait_for(lambda: "reload" in site.mta.text(), 20, site.tails)
+    wait_for(lambda: "reload" in second.text(), 20, site.tails)
+    sent = send(second.ip, "me@away.test", "zed@later.test")
+    site.secondary.wait(sent.subject, "zed@later.test")
 
 
 def test_row_20_domain_added_while_running(cleaned: Cleaned) -> None:
