@@ -7,7 +7,7 @@ of equality terms, and what comes back counts only when our own parser finds it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from time import monotonic
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from transport.directories.base import (
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import Entries, Entry, above, dn_key
 from transport.directories.ldap_places import marked, places_of
+from transport.directories.ldap_rights import rights_of
 from transport.directories.reading import matching, people, spellings
 from transport.directories.schemas import ldap_options
 from transport.record import Record
@@ -56,6 +57,7 @@ class LdapSource:
         self._filters: dict[str, bytes] = {}
         self._link: Link | None = None
         self._places = places_of(self.options)
+        self._rights = rights_of(self.options)
 
     def list(self) -> Listing:
         """Everyone, as a stream; the same address may come twice, when two entries hold it."""
@@ -71,9 +73,10 @@ class LdapSource:
             from transport.directories.ldap_changes import first_cookie
 
             listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
-            places: set[bytes] = set()
+            places: dict[bytes, str] = {}
             yield from self._stream(link, listing, places)
             self._places.listed(link, places)
+            self._rights.listed(link, places)
             listing.cookie = marked(link, listing.cookie, places)
         except Broken as broken:
             self.ring.failed(link.url, link.address)
@@ -81,8 +84,8 @@ class LdapSource:
         finally:
             link.close()
 
-    def _stream(self, link: Link, listing: Listing, places: set[bytes]) -> Iterator[Record]:
-        """places: is given the DNs above those listed, the first thousand."""
+    def _stream(self, link: Link, listing: Listing, places: dict[bytes, str]) -> Iterator[Record]:
+        """places: is given the DNs above those listed, the first thousand, and of each an entry below."""
         options, entries, skipped = self.options, self._entries, listing.skipped
         suspended: set[bytes] = set()
         if options.suspended_filter:
@@ -104,7 +107,7 @@ class LdapSource:
             if entry is None:
                 continue
             if len(places) < _MANY_PLACES:
-                places.add(above(key))
+                places.setdefault(above(key), str(found["dn"]))
             if entry.key is None:
                 listing.cookie = b""  # the server may tell whose key is gone: whose that was would not be known
             if key in needed:
@@ -127,8 +130,10 @@ class LdapSource:
 
         def work(link: Link) -> Found:
             records: list[Record] = []
+            names: list[str] = []
             for start in range(0, len(terms), _TERMS):
-                records += self._look_up(link, terms[start : start + _TERMS], end)
+                records += self._look_up(link, terms[start : start + _TERMS], names, end)
+            self._rights.need(link, names, end)  # behind them: who was found is what the server shows of them
             found = matching(records, addresses)
             doubt = self._places.doubt(link, end - monotonic()) if len(found) < len(set(addresses)) else ""
             return Found(found, link.server, people(records), doubt)
@@ -160,12 +165,14 @@ class LdapSource:
                 raise DirectoryError(f"filter: {error}", f"check them: {wanted[:150]}") from None
         return found
 
-    def _look_up(self, link: Link, terms: Sequence[bytes], end: float) -> Sequence[Record]:
+    def _look_up(self, link: Link, terms: Sequence[bytes], names: MutableSequence[str], end: float) -> Sequence[Record]:
+        """names: is given the DNs of the entries found. end: monotonic."""
         options, entries, base = self.options, self._entries, self.options.base.encode()
         wanted = ldap_request.any_of(self._encoded(self.filter), terms)
         found = link.quick(base, wanted, self._wanted, end - monotonic())
         if not found:
             return ()
+        names.extend(str(message["dn"]) for message in found)
         suspended: set[bytes] = set()
         if options.suspended_filter:
             both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
@@ -207,6 +214,8 @@ class LdapSource:
             changes = changes_since(link, self.options, self._entries, self.filter, cookie, limit)
             if changes.present is not None:
                 self._places.need(link)  # who is not present may only be below a place that fails
+            if changes.upserts:
+                self._rights.need(link, (), monotonic() + BULK)
             return changes
         except Broken as broken:
             self.ring.failed(link.url, link.address)

@@ -11,7 +11,7 @@ import contextlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Any
 
@@ -133,13 +133,14 @@ class Link:
     """One bound connection to one server.
 
     server: which one it is: its URL, and its address where the URL has a name, which may stand for several servers.
-    address: its address, "" of a socket.
+    address: its address, "" of a socket. read_at: when (monotonic) it was last seen to show every attribute.
     """
 
     def __init__(self, options: LdapOptions, url: str, timeout: float) -> None:
         """Connect, start TLS and bind within `timeout` seconds. Raises DirectoryError, Broken for the network."""
         self.url = self.server = url
         self.address = ""
+        self.read_at = -inf
         self._options = options
         self._connection: Any = None
         expired = Guard(timeout, self._end)
@@ -251,6 +252,19 @@ class Link:
         if connection.result["result"] not in tolerated:
             self._judge(connection.result, "search")
         return list(connection.response or ())
+
+    def compared(self, dn: str, attribute: str, timeout: float) -> int:
+        """The result code of comparing an attribute with a value that nobody has. Raises Broken as `search` does."""
+        connection = self._connection
+        guard = Guard(max(0.001, timeout), self._end)
+        try:
+            with guard:
+                connection.socket.settimeout(timeout + 5)
+                connection.compare(dn, attribute, "splitmx-probe")
+        except _FAULTS as error:
+            self.close()
+            raise Broken(_fault_of(error, self.url, expired=guard.expired)) from None
+        return int(connection.result["result"])
 
     def quick(self, base: bytes, wanted: bytes, attributes: bytes, timeout: float) -> list[dict[str, Any]]:
         """A search made by `ldap_request`; its entries, all of them. Raises as `search` does."""
