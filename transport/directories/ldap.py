@@ -236,7 +236,9 @@ class LdapSource:
             try:
                 link = Link(self.options, url, max(0.05, share))
             except Broken as broken:
-                fault = broken.fault
+                before, fault = fault, broken.fault
+                if before is not None:
+                    fault.what = f"{before.what}; {fault.what}"
                 continue
             self.ring.good(link)
             return link

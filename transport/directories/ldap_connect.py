@@ -28,6 +28,7 @@ from ldap3.utils.asn1 import decode_message_fast
 from transport.config.settings import LdapOptions
 from transport.directories import ldap_request
 from transport.directories.base import DirectoryError, DirectoryTimeout
+from transport.directories.ldap_account import account_of
 from transport.directories.ldap_server import password_of, server_of
 from transport.directories.watchdog import Guard, shut
 
@@ -160,13 +161,14 @@ class Link:
             raise
 
     def _open(self, timeout: float) -> None:
-        options, seconds = self._options, max(1, ceil(timeout))
+        options, seconds, end = self._options, max(1, ceil(timeout)), monotonic() + timeout
+        password = password_of(options) if options.bind_dn else ""
         ring = ring_of(options.url)
         server = server_of(options, self.url, timeout, lambda found: ring.sorted(self.url, found))
         self._connection = connection = ldap3.Connection(
             server,
             user=options.bind_dn or None,
-            password=password_of(options) if options.bind_dn else None,
+            password=password or None,
             authentication=ldap3.SIMPLE if options.bind_dn else ldap3.ANONYMOUS,
             client_strategy=ldap3.SYNC,
             auto_bind=ldap3.AUTO_BIND_NONE,
@@ -185,8 +187,11 @@ class Link:
             self.server = f"{self.url} ({self.address})"
         if options.starttls and not self.url.startswith(("ldaps:", "ldapi:")):
             connection.start_tls(read_server_info=False)
-        connection.bind(read_server_info=False)
-        self._judge(connection.result, "bind")
+        account = account_of(self.url, options)
+        try:
+            account.bind(password, end - monotonic(), connection, lambda: self._judge(connection.result, "bind"))
+        except DirectoryError as fault:
+            raise Broken(fault) from None  # another server may let us in
 
     def _end(self) -> bool:
         """End whatever the connection waits for."""
