@@ -112,6 +112,58 @@ def test_a_change_is_not_taken_while_an_attribute_is_hidden(guarded: Guarded) ->
         source.changes(listing.cookie, 1000)
 
 
+@pytest.mark.parametrize(
+    "rights",
+    [
+        'access to dn.children="ou=sales,{base}" by * none\n',
+        'access to dn.subtree="ou=sales,{base}" by * none\n',
+        'access to dn.subtree="ou=sales,{base}" by * disclose\n',
+        'access to dn.base="uid=sam,ou=sales,{base}" by * none\n',
+        'access to dn.base="uid=sam,ou=sales,{base}" attrs=mail by * none\n',
+    ],
+)
+def test_who_is_hidden_has_not_left(guarded: Guarded, rights: str) -> None:
+    """A folder or a person that bind_dn may no longer see is no removal, nobody is a stranger by it, and a group keeps
+    its members."""
+    server = guarded.server
+    server.ldif(f"dn: ou=sales,{server.base}\nobjectClass: organizationalUnit\nou: sales\n")
+    people = [server.person("ann", "ann@example.com")]
+    people += [server.person(uid, f"{uid}@example.com", ou="sales,ou=people") for uid in ("sue", "sam")]
+    server.group("all", "all@example.com", people)
+    source = guarded.source(base=server.suffix, filter="(mail=*)", member_attribute="member")
+    before = set(source.list().records)
+    assert len(before) == 4
+    guarded.allow(rights.format(base=server.base))
+    with pytest.raises(DirectoryError, match=r"none of them|fewer|insufficient"):
+        list(source.list().records)
+    assert source.ask([("sam", "example.com"), NEW], 5).doubt
+    guarded.allow("")
+    assert set(source.list().records) == before
+    assert source.ask([NEW], 5).doubt == ""
+    server.delete(people[2])
+    assert len(list(source.list().records)) == 3
+
+
+def test_a_folder_that_became_a_referral_has_not_left(guarded: Guarded) -> None:
+    """Its people are on another server now, for which the referral stands: that is no removal."""
+    server = guarded.server
+    folder = f"ou=sales,{server.base}"
+    server.ldif(f"dn: {folder}\nobjectClass: organizationalUnit\nou: sales\n")
+    server.person("ann", "ann@example.com")
+    sue = server.person("sue", "sue@example.com", ou="sales,ou=people")
+    source = guarded.source(filter="(mail=*)")
+    assert len(list(source.list().records)) == 2
+    server.delete(sue)
+    server.delete(folder)
+    server.ldif(
+        f"dn: {folder}\nobjectClass: referral\nobjectClass: extensibleObject\nou: sales\n"
+        f"ref: ldap://other.example.com/{folder}\n"
+    )
+    with pytest.raises(DirectoryError, match="referral"):
+        list(source.list().records)
+    assert "referral" in source.ask([NEW], 5).doubt
+
+
 def test_an_attribute_that_the_server_does_not_have_is_missing(guarded: Guarded) -> None:
     """A name that no schema of the server knows hides nothing."""
     guarded.server.person("ann", "ann@example.com")

@@ -29,6 +29,7 @@ from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import Entries, Entry, above, dn_key
 from transport.directories.ldap_places import marked, places_of
 from transport.directories.ldap_rights import rights_of
+from transport.directories.ldap_unseen import by_membership
 from transport.directories.reading import matching, people, spellings
 from transport.directories.schemas import ldap_options
 from transport.record import Record
@@ -74,10 +75,17 @@ class LdapSource:
 
             listing.cookie = first_cookie(link, self.options)  # before the first record: nothing falls between
             places: dict[bytes, str] = {}
-            yield from self._stream(link, listing, places)
+            count = 0
+            for record in self._stream(link, listing, places):
+                count += 1 if record.location is None else 2
+                yield record
             self._places.listed(link, places)
             self._rights.listed(link, places)
-            listing.cookie = marked(link, listing.cookie, places)
+            listing.cookie = cookie = marked(link, listing.cookie, places)
+            if not by_membership(self.filter):
+                if self._places.fewer(cookie, count) and first_cookie(link, self.options) == cookie:
+                    raise self._places.hidden(link, count)
+                self._places.whole(cookie, count)
         except Broken as broken:
             self.ring.failed(link.url, link.address)
             raise broken.fault from None
