@@ -101,6 +101,27 @@ def test_a_tree_that_is_glued_together(tmp_path: Path, glue: str) -> None:
         server.close()
 
 
+def test_a_tree_whose_parts_have_content_sync_of_their_own(tmp_path: Path) -> None:
+    """What changes below is not in the contextCSN above: nobody's absence is believed, though both parts have one."""
+    server = Slapd(start=False)
+    below = f"ou=below,{server.base}"
+    (server.folder / "below").mkdir()
+    head, _, tail = server.conf.read_text().partition("database mdb\n")
+    database = f"database mdb\nsuffix {below}\nsubordinate\nrootdn {server.admin}\ndirectory {server.folder}/below\n"
+    server.conf.write_text(f"{head}{database}overlay syncprov\ndatabase mdb\n{tail}")
+    server.start()
+    try:
+        server.ldif(f"dn: {below}\nobjectClass: organizationalUnit\nou: below\n")
+        server.person("bob", "bob@example.com", ou="below,ou=people")
+        server.person("ann", "ann@example.com")
+        mirror = Mirror(LdapSource("corp", options_of(server, tmp_path)))
+        server.person("new", "new@example.com", ou="below,ou=people")
+        changes = mirror.follow()
+        assert (changes.additions, changes.removals) == (False, False)
+    finally:
+        server.close()
+
+
 def test_a_part_of_the_tree_that_is_down(tmp_path: Path) -> None:
     """A proxy glued into the tree whose server is down gives nobody, and the search succeeds: that is a fault, of the
     listing and of who is not found, and nobody leaves the index."""

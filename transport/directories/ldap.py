@@ -81,7 +81,7 @@ class LdapSource:
                 yield record
             self._places.listed(link, places)
             self._rights.listed(link, places)
-            listing.cookie = cookie = marked(link, listing.cookie, places)
+            listing.cookie = cookie = marked(link, listing.cookie, self.options.base, places)
             if not by_membership(self.filter):
                 if self._places.fewer(cookie, count) and first_cookie(link, self.options) == cookie:
                     raise self._places.hidden(link, count)

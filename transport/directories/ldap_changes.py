@@ -13,7 +13,7 @@ from transport.config.settings import LdapOptions
 from transport.directories.base import Changes, DirectoryError
 from transport.directories.ldap_connect import Link
 from transport.directories.ldap_entries import Entries
-from transport.directories.ldap_places import SYNC_REQUEST, tells_of
+from transport.directories.ldap_places import SYNC_REQUEST, stamps_at
 from transport.directories.ldap_sync import content_sync, context_csn
 from transport.directories.ldap_told import doubt, packed, root_of
 from transport.directories.ldap_usn import usn_changed, usn_mark
@@ -29,7 +29,7 @@ def first_cookie(link: Link, options: LdapOptions) -> bytes:
             return packed(usn_mark(link, root))
         if SYNC_REQUEST in root.get("supportedControl", ()):
             stamps = context_csn(link, root, options.base)
-            if stamps and tells_of(link, options.base):
+            if stamps and stamps_at(link, options.base) is not None:
                 return packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}"})
     except DirectoryError:
         pass  # a listing needs no mark: without one every sync is a compare

@@ -22,6 +22,9 @@ from transport.directories.ldap_request import tlv
 SYNC_REQUEST = "1.3.6.1.4.1.4203.1.9.1.1"
 """Content sync's control (RFC 4533 section 2.2)."""
 
+_SYNC_DONE = "1.3.6.1.4.1.4203.1.9.1.3"
+_CSN = re.compile(rb"csn=([0-9A-Za-z.#;]+)")
+_TIMES = 3  # that a stamp is looked at again because something was written in between
 _CRITICAL = 12  # unavailableCriticalExtension
 _UNSEEN = re.compile(r"\((10|50)\)")  # referral, insufficientAccessRights: there is something, and not for us
 _SIZE_LIMIT = 4
@@ -114,27 +117,43 @@ def _text(place: bytes) -> str:
     return place.decode("utf-8", "replace")
 
 
-def marked(link: Link, cookie: bytes, places: Iterable[bytes]) -> bytes:
+def marked(link: Link, cookie: bytes, base: str, places: Iterable[bytes]) -> bytes:
     """The cookie behind a listing of people in these `places` (DNs), marked when changes of some are not told.
 
     A tree may be glued together of several databases of the server, and the content sync of the upper one may know
     nothing of what changes in those below (slapd.conf(5), `subordinate`): it says "nothing" then, which means nothing.
+    Those below are known by another contextCSN, or by having none.
     """
     mark = json.loads(cookie) if cookie else {}
     if "sync" not in mark:
         return cookie
-    if all(tells_of(link, _text(place)) for place in sorted(places, key=len)[:_MANY]):
-        return cookie
-    return json.dumps({**mark, "part": True}).encode()
+    known = stamps_at(link, base)
+    for place in sorted(places, key=len)[:_MANY]:
+        for _ in range(_TIMES):
+            found = stamps_at(link, _text(place))
+            if found in ("", known):
+                break
+            known = stamps_at(link, base)
+            if found == known:
+                break
+        else:
+            return json.dumps({**mark, "part": True}).encode()
+    return cookie
 
 
-def tells_of(link: Link, place: str) -> bool:
-    """Whether the database that holds this entry has content sync; what cannot be asked is taken to have it."""
+def stamps_at(link: Link, place: str) -> str | None:
+    """The contextCSN of the database that holds this entry, as its content sync has it.
+
+    None where it has none, "" where it cannot be asked."""
     control = (SYNC_REQUEST, True, tlv(0x30, b"\x0a\x01\x01"))
     try:
         link.search(
             place, "(objectClass=*)", ["1.1"], BULK, scope=ldap3.BASE, controls=[control], tolerated=(_CRITICAL,)
         )
     except DirectoryError:
-        return True
-    return int(link.result["result"]) != _CRITICAL
+        return ""
+    if int(link.result["result"]) == _CRITICAL:
+        return None
+    done = (link.result.get("controls") or {}).get(_SYNC_DONE)
+    found = _CSN.search(bytes(done["value"])) if done else None
+    return found[1].decode() if found else ""
