@@ -40,6 +40,8 @@ _BARE = frozenset(
     ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
 )
 _MANY_PLACES = 1000
+# slapo-dynlist(5): their members are made when they are read, and no filter finds them by these
+_DYNAMIC = "(objectClass=groupOfURLs)(objectClass=labeledURIObject)"
 _Result = TypeVar("_Result")
 
 
@@ -102,7 +104,7 @@ class LdapSource:
         needed: dict[bytes, str] = {}  # member DN, as it is compared -> its address, "" while unknown
         members: dict[bytes, list[bytes]] = {}
         if options.member_attribute:
-            groups = f"(&{self.filter}({options.member_attribute}=*))"
+            groups = f"(&{self.filter}(|({options.member_attribute}=*){_DYNAMIC}))"
             for found in link.entries(options.base, groups, [options.member_attribute]):
                 values = entries.members(link, found, BULK)
                 members[dn_key(found["raw_dn"])] = values

@@ -18,7 +18,7 @@ from transport.address import external
 from transport.config.settings import LdapOptions
 from transport.directories.base import DirectoryError, Skipped
 from transport.directories.ldap_connect import Broken, Link
-from transport.directories.reading import address_in, kind_of, targets_of, trimmed, why_not
+from transport.directories.reading import address_in, kind_of, location_of, targets_of, trimmed, why_not
 from transport.record import Kind, Record
 
 # object classes that say what an entry is; all others say nothing
@@ -172,7 +172,7 @@ class Entries:
         if not name or (name.lower() in self._shared and kind is Kind.ALIAS):
             return None
         for value in raw.get(name) or ():
-            text = _text(value).strip()
+            text = location_of(value)
             plain, prefix = _without_prefix(value)
             address = address_in(plain) if plain and "@" in plain else None
             if address is not None and (prefix or name.lower() in self._shared):
