@@ -26,7 +26,7 @@ from transport.directories.base import (
     Skipped,
 )
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
-from transport.directories.ldap_entries import Entries, Entry, above, dn_key
+from transport.directories.ldap_entries import KEYS, Entries, Entry, above, dn_key, same
 from transport.directories.ldap_places import marked, places_of
 from transport.directories.ldap_rights import rights_of
 from transport.directories.ldap_unseen import by_membership
@@ -40,6 +40,7 @@ _BARE = frozenset(
     ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
 )
 _MANY_PLACES = 1000
+_MANY_GROUPS = 10_000
 # slapo-dynlist(5): their members are made when they are read, and no filter finds them by these
 _DYNAMIC = "(objectClass=groupOfURLs)(objectClass=labeledURIObject)"
 _Result = TypeVar("_Result")
@@ -100,20 +101,21 @@ class LdapSource:
         suspended: set[bytes] = set()
         if options.suspended_filter:
             both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
-            suspended = {dn_key(found["raw_dn"]) for found in link.entries(options.base, both, ["1.1"])}
+            suspended = {same(found) for found in link.entries(options.base, both, KEYS)}
         needed: dict[bytes, str] = {}  # member DN, as it is compared -> its address, "" while unknown
         members: dict[bytes, list[bytes]] = {}
         if options.member_attribute:
             groups = f"(&{self.filter}(|({options.member_attribute}=*){_DYNAMIC}))"
-            for found in link.entries(options.base, groups, [options.member_attribute]):
+            for found in link.entries(options.base, groups, [options.member_attribute, *KEYS]):
                 values = entries.members(link, found, BULK)
-                members[dn_key(found["raw_dn"])] = values
+                members[same(found)] = values
                 needed.update((dn_key(value), "") for value in values if entries.is_dn(value))
         later: list[Entry] = []
         wanted = [name for name in entries.attributes if name != options.member_attribute]
         for found in link.entries(options.base, self.filter, wanted):
             key = dn_key(found["raw_dn"])
-            entry = entries.read(found, skipped, suspended=key in suspended, members=members.get(key, ()))
+            it = same(found)
+            entry = entries.read(found, skipped, suspended=it in suspended, members=members.get(it, ()))
             if entry is None:
                 continue
             if len(places) < _MANY_PLACES:
@@ -122,14 +124,31 @@ class LdapSource:
                 listing.cookie = b""  # the server may tell whose key is gone: whose that was would not be known
             if key in needed:
                 needed[key] = entry.primary
+            if options.member_attribute and entry.bare and it not in members and len(later) < _MANY_GROUPS:
+                entry.members = entries.members_again(link, entry)  # made since the groups were read
             if entry.members:
                 later.append(entry)
             else:
                 yield from entry.records
-        for value in {value for entry in later for value in entry.members if needed.get(dn_key(value)) == ""}:
-            needed[dn_key(value)] = entries.address_of(link, value, BULK) or "-"
         for entry in later:
+            self._resolve(link, entry, needed)
             yield from entry.expanded(needed, skipped)
+
+    def _resolve(self, link: Link, entry: Entry, needed: dict[bytes, str]) -> None:
+        """Look up the members of a group that are not in `needed` yet; one that is not there may have been renamed, and
+        the group with it, since the groups were read."""
+        entries = self._entries
+        for again in (False, True):
+            gone = False
+            for value in entry.members:
+                name = dn_key(value)
+                if not needed.get(name) and entries.is_dn(value):
+                    found = entries.address_of(link, value, BULK)
+                    needed[name] = found or "-"
+                    gone = gone or found is None
+            if again or not gone:
+                return
+            entry.members = entries.members_again(link, entry)
 
     def ask(self, addresses: Sequence[tuple[str, str]], timeout: float) -> Found:
         """Those of the addresses that are listed. timeout: seconds for everything, failover included."""
@@ -187,13 +206,13 @@ class LdapSource:
         if options.suspended_filter:
             both = f"(&{self.filter}{_parenthesised(options.suspended_filter)})"
             narrowed = ldap_request.any_of(self._encoded(both), terms)
-            off = link.quick(base, narrowed, ldap_request.attribute_list(["1.1"]), end - monotonic())
-            suspended = {dn_key(message["raw_dn"]) for message in off}
+            off = link.quick(base, narrowed, ldap_request.attribute_list(KEYS), end - monotonic())
+            suspended = {same(message) for message in off}
         records: list[Record] = []
         skipped = Skipped()
         for message in found:
             members = entries.members(link, message, end - monotonic()) if options.member_attribute else ()
-            off_ = dn_key(message["raw_dn"]) in suspended
+            off_ = same(message) in suspended
             entry = entries.read(message, skipped, suspended=off_, members=members)
             if entry is None:
                 continue

@@ -17,7 +17,7 @@ from ldap3.utils.conv import escape_filter_chars
 from transport.address import external
 from transport.config.settings import LdapOptions
 from transport.directories.base import DirectoryError, Skipped
-from transport.directories.ldap_connect import Broken, Link
+from transport.directories.ldap_connect import BULK, Broken, Link
 from transport.directories.reading import address_in, kind_of, location_of, targets_of, trimmed, why_not
 from transport.record import Kind, Record
 
@@ -38,12 +38,20 @@ _DN = re.compile(rb"\s*(?:[A-Za-z][\w-]*|[0-9.]+)\s*=")
 _COMMA = re.compile(rb"\s*,\s*")
 _DIVIDER = re.compile(rb"(?<!\\),")
 _MAX_RANGES = 10_000
+KEYS = ("entryUUID", "objectGUID")
+"""Attributes of which an entry has one that it keeps when it is renamed."""
+
 _MISSING = "-"  # of a member DN that has no address
 
 
 def dn_key(name: bytes) -> bytes:
     """A DN as it is compared here: lower case, no blanks about commas. DNs that differ otherwise are looked up."""
     return _COMMA.sub(b",", name.strip()).lower()
+
+
+def same(found: Mapping[str, Any]) -> bytes:
+    """What tells an entry from others even when it is renamed between two searches for KEYS, else its DN."""
+    return _key(found["raw_attributes"]) or dn_key(found["raw_dn"])
 
 
 def above(key: bytes) -> bytes:
@@ -59,7 +67,12 @@ class Entry:
     records: list[Record]
     primary: str
     members: Sequence[bytes]
-    changed: bytes = b""
+    dn: str
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is a group of nobody."""
+        return not self.members and self.records[0].kind is Kind.GROUP and not self.records[0].targets
 
     def expanded(self, addresses: Mapping[bytes, str], skipped: Skipped) -> Iterator[Record]:
         """The records with their members as targets; `addresses`: DN key -> address."""
@@ -83,7 +96,7 @@ class Entries:
     def __init__(self, options: LdapOptions) -> None:
         self._options = options
         names = [*options.address_attributes, *options.target_attributes, options.kind_attribute]
-        names += [options.member_attribute, options.location_attribute, "entryUUID", "objectGUID"]
+        names += [options.member_attribute, options.location_attribute, *KEYS]
         self.attributes = list(dict.fromkeys(name for name in names if name))
         self._shared = frozenset(n.lower() for n in options.target_attributes) & {options.location_attribute.lower()}
 
@@ -117,7 +130,7 @@ class Entries:
                 skipped.add(found["dn"], "a contact whose target is its own address")
                 continue
             records.append(trimmed(record))
-        return Entry(key, records, primary, members) if records else None
+        return Entry(key, records, primary, members, str(found["dn"])) if records else None
 
     def _addresses(self, dn: str, raw: Mapping[str, Any], skipped: Skipped) -> tuple[list[tuple[str, str]], str]:
         """Every address of an entry once, and its primary one in external form."""
@@ -216,8 +229,18 @@ class Entries:
             start = int(last) + 1
         return values, stamps[0], stamps[-1]
 
-    def address_of(self, link: Link, dn: bytes, timeout: float) -> str:
-        """The primary address of the entry with this DN, "" when it has none or does not exist."""
+    def members_again(self, link: Link, entry: Entry) -> Sequence[bytes]:
+        """The members that a group has by now; those known when it cannot be asked by its name any more."""
+        name = self._options.member_attribute
+        try:
+            messages = link.search(entry.dn, "(objectClass=*)", [name], BULK, scope=ldap3.BASE)
+        except DirectoryError:
+            return entry.members
+        found = next((message for message in messages if message["type"] == "searchResEntry"), None)
+        return entry.members if found is None else self.members(link, found, BULK)
+
+    def address_of(self, link: Link, dn: bytes, timeout: float) -> str | None:
+        """The primary address of the entry with this DN, "" when it has none, None when it does not exist."""
         wanted = list(self._options.address_attributes)
         try:
             name = dn.decode()
@@ -228,12 +251,12 @@ class Entries:
             raise
         except DirectoryError as fault:
             if re.search(r"\((32|34|50|10)\)", fault.what):  # gone, no DN, not ours to see, elsewhere
-                return ""
+                return None
             raise
         for message in messages:
             if message["type"] == "searchResEntry":
                 return self._addresses(name, _whole(message["raw_attributes"]), Skipped())[1]
-        return ""
+        return None
 
     def has_member_of(self, found: Mapping[str, Any]) -> bool:
         """Whether the server keeps `memberOf` (Active Directory)."""
