@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -16,12 +17,14 @@ from tests.mta.waiting import wait_for
 from tests.servers import Postgres
 from tests.servers import postgres as _postgres
 from transport.config.settings import SqlOptions
+from transport.directories.sql import SqlSource
 from transport.directories.sql_servers import Servers, behind
 
 Sites = Callable[..., Site]
 
 PEOPLE = [f"p{n}" for n in range(40)]
 QUERY = "SELECT address FROM people"
+NEW = ("new", "example.org")
 
 
 @pytest.fixture
@@ -163,3 +166,50 @@ def test_a_standby_that_cannot_say_how_far_it_is(servers: Callable[..., Postgres
         number = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         standby.sql(f"SELECT pg_terminate_backend({number})")
         assert "did not say" in behind(connection)
+
+
+@pytest.fixture
+def pair(servers: Callable[..., Postgres]) -> Iterator[tuple[SqlSource, Postgres, Callable[[], None]]]:
+    """A source on a standby, the standby, and what makes it stand still with somebody new ahead of it: `new`."""
+    primary = primary_of(servers)
+    standby = servers(primary)
+    url = f"postgresql+psycopg://postgres@{standby.host}:{standby.port}/postgres"
+
+    def fall_behind() -> None:
+        standby.sql("SELECT pg_wal_replay_pause()")
+        wait_for(lambda: standby.sql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused", 30)
+        add(primary, "new")
+        mark = primary.sql("SELECT pg_current_wal_insert_lsn()").strip()
+        wait_for(lambda: standby.sql(f"SELECT pg_last_wal_receive_lsn() >= '{mark}'").strip() == "t", 30)
+
+    wait_for(lambda: standby.sql("SELECT count(*) FROM pg_stat_wal_receiver").strip() == "1", 30)
+    with closing(SqlSource("here", SqlOptions(url, QUERY))) as source:
+        yield source, standby, fall_behind
+
+
+def test_a_standby_that_is_a_moment_behind(pair: tuple[SqlSource, Postgres, Callable[[], None]]) -> None:
+    """It denies nobody whom it has received and does not show yet, however short a time ago that was."""
+    source, standby, fall_behind = pair
+    assert source.ask([NEW], 2).doubt == ""
+    fall_behind()
+    assert "the server is a standby" in source.ask([NEW], 2).doubt
+    standby.sql("SELECT pg_wal_replay_resume()")
+    wait_for(has(standby, "new"), 30)
+    assert len(source.ask([NEW], 2).records) == 1
+
+
+def test_a_standby_that_catches_up_behind_its_answer(
+    pair: tuple[SqlSource, Postgres, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it shows when it is asked how far it is says nothing of the answer that it gave before."""
+    source, standby, fall_behind = pair
+    fall_behind()
+    judged = source._judged
+
+    def later(*words: Any) -> Any:
+        standby.sql("SELECT pg_wal_replay_resume()")
+        wait_for(has(standby, "new"), 30)
+        return judged(*words)
+
+    monkeypatch.setattr(source, "_judged", later)
+    assert len(source.ask([NEW], 30).records) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_nothing_of_ours_stays_on_a_shared_connection(behind: Make) -> None:
         writes()
         assert not source.changes(listing.cookie, 100).full_needed
         writes()
+
+
+def test_a_listing_without_a_watermark(behind: Make) -> None:
+    """The query itself is the first statement of its transaction: everybody is listed all the same."""
+    source, _ = behind()
+    plain = SqlSource("here", replace(source.options, changed=""))
+    with closing(plain):
+        assert [record[:2] for record in plain.list().records] == [ANN]
+        assert [record[:2] for record in plain.ask([ANN, STRANGER], 2).records] == [ANN]
 
 
 def test_behind_a_pooler_we_only_read_and_the_database_ends_a_slow_query(behind: Make) -> None:

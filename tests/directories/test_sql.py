@@ -259,6 +259,21 @@ def test_a_swapped_sqlite_file_is_read_anew(request: pytest.FixtureRequest, tmp_
     assert names(source.ask(asked, 1)) == {"bob@example.com"}
 
 
+def test_a_sqlite_file_that_is_copied_over_is_read_anew(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A database made anew by the same script and copied into the old one's place denies nobody: SQLite itself takes it
+    for the old one, by its change counter."""
+    old, new = (open_database("sqlite", request, tmp_path) for _ in range(2))
+    old.people("ann@example.com", "bob@example.com")
+    new.people("ann@example.com", "eve@example.com")
+    source = old.source()
+    asked = [pair(f"{name}@example.com") for name in ("ann", "bob", "eve")]
+    assert names(source.ask(asked, 1)) == {"ann@example.com", "bob@example.com"}
+    content = Path(new.url.removeprefix("sqlite:///")).read_bytes()
+    with Path(old.url.removeprefix("sqlite:///")).open("r+b") as file:
+        file.write(content)
+    assert names(source.ask(asked, 1)) == {"ann@example.com", "eve@example.com"}
+
+
 def test_sqlite_text_that_is_not_utf8_harms_only_itself(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """One poisoned row is skipped and counted, all others are listed and found."""
     database = open_database("sqlite", request, tmp_path)

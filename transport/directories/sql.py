@@ -44,7 +44,7 @@ from transport.directories.sql_driver import (
 )
 from transport.directories.sql_explain import Explained, explain
 from transport.directories.sql_pooler import DOTLESS, give_back
-from transport.directories.sql_servers import Servers, behind, server_of
+from transport.directories.sql_servers import CATCHES_UP_TO_LIST, Servers, behind, is_standby, server_of
 from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
 from transport.record import Record
@@ -112,7 +112,7 @@ class SqlSource:
             raw: Any = connection.connection.dbapi_connection
             listing.server = server_of(connection)
             with Guard(BULK, lambda: end_call(raw)):
-                why = behind(connection)
+                why = behind(connection, CATCHES_UP_TO_LIST)
             if why:
                 raise DirectoryError(why, _STANDBY)
             if lenient and isinstance(raw, sqlite3.Connection):
@@ -132,7 +132,9 @@ class SqlSource:
         times_as_text(raw)
         try:
             with Guard(BULK, lambda: end_call(raw)) as guard:
-                result = connection.execution_options(stream_results=True, yield_per=_ROWS).execute(clause, values)
+                # of this statement alone: behind a pooler another one begins the transaction
+                options = {"stream_results": True, "yield_per": _ROWS}
+                result = connection.execute(clause, values, execution_options=options)
             expired = guard.expired
             columns = list(result.keys())
             self._need_address(columns)
@@ -175,9 +177,13 @@ class SqlSource:
         reused = self._live is not None and not self._servers.left(self._live)
         while True:
             try:
-                records = self._ask_each(values, end)
-                found = matching(records, addresses)
-                return self._judged(found, len(found) < len(set(addresses)), end)
+                found = matching(self._ask_each(values, end), addresses)
+                lacks = len(found) < len(set(addresses))
+                answer = self._judged(found, lacks, end)
+                if answer.doubt or not lacks or self._live is None or not is_standby(self._live):
+                    return answer
+                # that a standby shows all it had received is true of its next answer, not of the last one
+                return replace(answer, records=self._again(values, addresses, end))
             except DirectoryTimeout:
                 self._drop()
                 raise
@@ -187,6 +193,14 @@ class SqlSource:
                 if not reused or monotonic() > end:
                     raise error.fault from None
                 reused = False
+
+    def _again(self, values: Sequence[str], addresses: Sequence[tuple[str, str]], end: float) -> Sequence[Record]:
+        """What the server that was just judged says now."""
+        connection = self._live
+        found = matching(self._ask_each(values, end), addresses)
+        if self._live is not connection:
+            raise DirectoryError("another server answers than the one that was judged", "it is asked again")
+        return found
 
     def _judged(self, found: Sequence[Record], lacks: bool, end: float) -> Found:
         """The answer, who gave it, and whether who it `lacks` may be somebody after all."""

@@ -56,8 +56,7 @@ def begin_transaction(connection: Connection) -> None:
     """SQLAlchemy calls this before a transaction's first statement. Raises as that does, when it cannot be begun."""
     milliseconds = connection.info.get(_POOLED)
     if milliseconds is not None:
-        plain = {"stream_results": False}  # a listing's cursor is for queries alone
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}", execution_options=plain)
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
 
 
 def is_pooled(connection: Connection | PoolProxiedConnection) -> bool:

@@ -9,6 +9,7 @@ it, and lists whoever it lists; that it does *not* know somebody proves nothing 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,10 +26,12 @@ from transport.directories.sql_pooler import is_pooled
 _RETRY_AFTER = 30.0  # seconds before a host that failed is begun with again
 _FIRST_WORDS = 30.0  # seconds for a server to say its first words to a listing
 _NEXT = 5  # seconds for one of several hosts to let a listing in
-_BEHIND = 10.0
-"""Seconds that a standby may be behind: what is applied later than that was created long before it is denied."""
 _CATCHES_UP = 0.1  # seconds; the last moment's changes are on their way on any standby
+CATCHES_UP_TO_LIST = 10.0
+"""Seconds that a standby may take to show what it has received, before it is listed."""
+_IS_STANDBY = "standby"  # among what SQLAlchemy keeps beside a DBAPI connection
 _PAIR = tuple[str, str]  # host and port as libpq takes them
+_FILE = tuple[int, int, int, int]  # `_file_of`
 
 # Functions that a server does not have (Aurora's readers) make it an error: such a standby cannot tell.
 _STANDBY = (
@@ -98,7 +101,7 @@ class Servers:
     def __init__(self, options: SqlOptions) -> None:
         self.options = options
         self.path = sqlite_path(options.url)
-        self.file: tuple[int, int] | None = None  # of a SQLite database: device and inode when it was opened
+        self.file: _FILE | None = None  # the SQLite database that was opened
         self._engines: dict[tuple[bool, _PAIR | None, str], Engine] = {}
         self._hosts = _hosts_of(options.url)
 
@@ -161,7 +164,7 @@ class Servers:
                 # an empty or missing file would only say "unable to open database file"
                 status = self.path.stat()
                 if live:
-                    self.file = (status.st_dev, status.st_ino)
+                    self.file = _file_of(status)
             # not a look-up's own deadline, which a slow one would never meet
             return opened(engine, engine.connect, LIVE if live else _FIRST_WORDS, self.options.url)
         except FileNotFoundError:
@@ -174,8 +177,8 @@ class Servers:
             raise fault_of(error, self.options.url) from None
 
     def left(self, connection: Connection) -> bool:
-        """Whether a new connection would come out elsewhere: another SQLite file stands where ours was opened, or all
-        others have gone on to another host, or it has ended. An old one would answer for ever."""
+        """Whether a new connection would come out elsewhere: another SQLite file stands where ours was opened, or ours
+        changed, or all others have gone on to another host, or it has ended. An old one would answer for ever."""
         if connection.closed or connection.invalidated:  # SQLAlchemy would make a new one by itself, with no end set
             return True
         if self._hosts is not None:
@@ -186,7 +189,7 @@ class Servers:
             status = self.path.stat()
         except OSError:
             return True
-        return (status.st_dev, status.st_ino) != self.file
+        return _file_of(status) != self.file
 
     def close(self) -> None:
         """Forget the engines; connections are closed by who opened them."""
@@ -195,23 +198,35 @@ class Servers:
         self._engines.clear()
 
 
+def _file_of(status: os.stat_result) -> _FILE:
+    """What is another value when a SQLite file was replaced or written to.
+
+    A copy over it need not be seen by SQLite: it keeps the pages it has read while the file's change counter is the
+    same (fileformat2, 1.3.7), which each program that makes the file anew counts from one.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def server_of(connection: Connection) -> str:
     """Which server of several this is, HOST:PORT; "" where the URL names one."""
     host = connection.info.get("host")
     return "" if host is None else f"{host[0]}:{host[1]}"
 
 
-def behind(connection: Connection) -> str:
-    """Why a PostgreSQL's "no" proves nothing, "" when it does. Asks a standby alone; in a transaction, begins it anew.
+def behind(connection: Connection, patience: float = _CATCHES_UP) -> str:
+    """Why a PostgreSQL's "no" proves nothing, "" when the next one does. Asks a standby alone; in a transaction, begins
+    it anew.
 
-    It is behind when it has received changes that it does not show yet and the last it shows are old (a delay, a
-    long query that holds up the replay), or when nobody tells it of changes any more.
+    It is behind when it does not show within `patience` seconds what it had received, however young that is, or when
+    nobody tells it of changes any more. An answer that it gave before this question is as old as it was then:
+    `is_standby`.
     """
     if connection.dialect.name != "postgresql":
         return ""
     raw: Any = connection.connection.dbapi_connection
     known = getattr(getattr(raw, "info", None), "parameter_status", lambda _: None)("in_hot_standby")
     pooled = is_pooled(connection)  # what a pooler says of a server it said of another one, long ago
+    connection.info.pop(_IS_STANDBY, None)
     if known == "off" and not pooled:  # PostgreSQL 14 and later say it by themselves, a promotion too
         return ""
     if connection.info.get("primary"):  # a primary becomes a standby by a restart only, which ends the connection
@@ -222,11 +237,12 @@ def behind(connection: Connection) -> str:
             connection.info["primary"] = True
         if not standby or mark is None:
             return ""
+        connection.info[_IS_STANDBY] = True
         if not told:
             return "the server is a standby and hears nothing from its primary"
-        if age is None or float(age) < _BEHIND or _reaches(connection, str(mark)):
+        if _reaches(connection, str(mark), patience):
             return ""
-        return f"the server is a standby and {float(age):.0f} s behind its primary"
+        return f"the server is a standby and {'' if age is None else f'{float(age):.1f} s '}behind its primary"
     except (NotSupportedError, ProgrammingError):
         return ""  # it has no such functions: it can never tell
     except SQLAlchemyError:
@@ -234,17 +250,27 @@ def behind(connection: Connection) -> str:
             return "the server behind the pooler did not say whether it is a standby"
         return "the server is a standby that did not say how far it is"  # cancelled by the replay, perhaps
     finally:
-        if not raw.autocommit:
-            with contextlib.suppress(SQLAlchemyError):  # whoever uses it next is told
-                connection.rollback()
+        _end_transaction(connection, raw)
 
 
-def _reaches(connection: Connection, mark: str) -> bool:
+def is_standby(connection: Connection) -> bool:
+    """Whether `behind` found a standby there that tells how far it is."""
+    return not connection.closed and not connection.invalidated and _IS_STANDBY in connection.info
+
+
+def _reaches(connection: Connection, mark: str, patience: float) -> bool:
     """Whether the standby shows what it had received, now or in a moment."""
-    end = time.monotonic() + _CATCHES_UP
+    end = time.monotonic() + patience
     while True:
         if connection.execute(text(_REACHED), {"mark": mark}).scalar():
             return True
         if time.monotonic() > end:
             return False
+        _end_transaction(connection, connection.connection.dbapi_connection)  # the replay may wait for it
         time.sleep(0.02)
+
+
+def _end_transaction(connection: Connection, raw: Any) -> None:
+    if not raw.autocommit:
+        with contextlib.suppress(SQLAlchemyError):  # whoever uses it next is told
+            connection.rollback()
