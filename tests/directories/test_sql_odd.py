@@ -17,7 +17,8 @@ import pytest
 from tests.directories.databases import Database, open_database
 from tests.servers import MariaDb
 from transport.config.settings import SqlOptions
-from transport.directories.base import DirectoryError
+from transport.directories.base import DirectoryError, Skipped
+from transport.directories.reading import targets_in
 from transport.directories.sql import SqlSource
 from transport.record import Record
 
@@ -232,3 +233,42 @@ def test_a_write_that_was_never_ended_is_a_fault_with_its_cure(tmp_path: Path) -
         with closing(sqlite3.connect(path)) as connection:  # as its own program does
             assert connection.execute("SELECT count(*) FROM r").fetchone() == (1,)
         assert [record.local for record in source.ask([("ann", "example.com")], 1).records] == ["ann"]
+
+
+ARRAYS = {
+    "sqlite": ["json_group_array(t)"],
+    "mariadb": ["json_arrayagg(t)"],
+    "postgresql": ["array_agg(t)", "CAST(array_agg(t) AS text)", "json_agg(t)", "CAST(jsonb_agg(t) AS text)"],
+}
+
+
+def test_targets_in_an_array_are_its_elements(database: Database) -> None:
+    """As databases put the members of a group together: none is lost, and none is made of brackets and quotes."""
+    several = ["eve@example.com", '"to be"@example.net', "bob@example.com"]
+    words = ", ".join(f"('{word}')" for word in several)
+    for makes in ARRAYS[database.kind]:
+        for table in (f"(VALUES {words})", "(VALUES ('eve@example.com'))"):
+            rows = (
+                f"WITH m (t) AS {table} SELECT 'all@example.com' AS address, 'group' AS kind, {makes} AS targets FROM m"
+            )
+            expected = several if words in table else several[:1]
+            source = database.source(rows)
+            (live,) = source.ask([("all", "example.com")], 2).records
+            (listed,) = source.list().records
+            assert sorted(listed.targets) == sorted(live.targets) == sorted(expected), makes
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{" * 9_999 + "}", '["' * 9_999, '["eve@example.com"', "[1, [2]]"])
+def test_brackets_that_are_no_array_are_no_target(text: str) -> None:
+    """They are noted, and end nothing."""
+    skipped = Skipped()
+    assert targets_in(text, skipped, "all@example.com") == ((), False)
+    assert skipped.count or text.startswith("{")
+
+
+def test_semicolons_separate_targets(database: Database) -> None:
+    """As other programs write lists: everybody in them gets the mail."""
+    database.run("INSERT INTO recipients (address, kind, targets) VALUES"
+                 " ('all@example.com', 'alias', 'eve@example.com; bob@example.com;')")  # fmt: skip
+    (live,) = database.source().ask([("all", "example.com")], 2).records
+    assert live.targets == ("eve@example.com", "bob@example.com")

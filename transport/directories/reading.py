@@ -6,6 +6,7 @@ Every directory reads its values here, so that SQL, LDAP and files mean the same
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -33,8 +34,11 @@ _FINAL_SIGMA = re.compile(r"(?<=\w)σ(?!\w)")
 # Bounded, as addresses are: where many quotes are opened and none is closed, each is looked for no farther
 QUOTED = r'"(?:[^"\\]|\\.){0,1100}"'
 _BEGINS_QUOTED = re.compile(QUOTED)
-# Words between blanks and commas; a quoted string keeps what is in it
-_WORDS = re.compile(rf"(?:{QUOTED}|[^\s,])+")
+# Words between blanks, commas and semicolons; a quoted string keeps what is in it
+_WORDS = re.compile(rf"(?:{QUOTED}|[^\s,;])+")
+_SEPARATED = re.compile(r'[\s,;"{\[]')
+# Of an array as PostgreSQL writes it (8.15.6): an element in quotes, or what stands between commas
+_ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"@[^@]*')
 
 _ODD = ("", '"')  # how a local part begins that is none, or quoted
@@ -176,19 +180,36 @@ def name_and_rest(line: str) -> tuple[str, str] | None:
 
 
 def targets_in(value: object, skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:
-    """The targets in a column: addresses between blanks and commas, external form, folded, each once.
+    """The targets in a column: addresses between blanks, commas or semicolons, or an array of them (of PostgreSQL, or
+    JSON); external form, folded, each once.
 
     Returns them and whether something only this host can do stood among them: a command (`|…`), a file (`/…`) or
     `:include:` (aliases(5)). What is no address is noted in `skipped`.
     """
+    if isinstance(value, list):
+        return targets_of([text_of(one) or "" for one in value if one is not None], skipped, owner)
     text = text_of(value)
     if not text:
         return (), False
-    if "," not in text and '"' not in text and not _BLANK.search(text):
-        words: Iterable[str] = (text,)
+    if not _SEPARATED.search(text):
+        words: Sequence[str] = (text,)
     else:
-        words = _WORDS.findall(text)
+        words = _elements(text.strip()) or _WORDS.findall(text)
     return targets_of(words, skipped, owner)
+
+
+def _elements(text: str) -> list[str]:
+    """The elements of an array that was written as text, none when it is something else: no address begins with `[`,
+    and none ends with `}`."""
+    if text.startswith("{") and text.endswith("}"):
+        return [re.sub(r"\\(.)", r"\1", quoted) or plain.strip() for quoted, plain in _ELEMENT.findall(text)]
+    if not text.startswith("["):
+        return []
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [str(one) for one in found if one is not None] if isinstance(found, list) else []
 
 
 def targets_of(words: Iterable[str], skipped: Skipped, owner: str) -> tuple[tuple[str, ...], bool]:
