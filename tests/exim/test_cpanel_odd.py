@@ -53,6 +53,19 @@ def test_passwd_cut_in_a_name(root: Path) -> None:
         cpanel.listing(root, ("example.com",))
 
 
+@pytest.mark.parametrize("name", [cpanel.MAILMAN, "home/acme/etc", "etc/valiases", VALIASES])
+@pytest.mark.parametrize("loop", [True, False])
+def test_what_cannot_be_reached_is_not_nobody(root: Path, name: str, loop: bool) -> None:
+    """A folder that cannot be read, or lies on a disk that is not mounted: its mailboxes, forwarders and lists stay."""
+    put(root, f"{cpanel.MAILMAN}/news_example.com/config.pck", b"")
+    assert "news-owner@example.com" in people(cpanel.listing(root, ("example.com",)))
+    place = root / name
+    place.rename(root / "away")
+    place.symlink_to(place if loop else root / "nowhere")
+    with pytest.raises(DirectoryError, match=re.escape(str(place))):
+        cpanel.listing(root, ("example.com",))
+
+
 def test_forwarders_that_are_no_addresses_alone(root: Path) -> None:
     """Where one target is more than an address, the host itself has to do all of it: no target is lost."""
     put(

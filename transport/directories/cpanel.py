@@ -64,6 +64,7 @@ class Tree:
                 data = file.read()
                 after = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
+            _need_targets(path, path.parent, path.parent.parent)
             return None
         except OSError as fault:
             raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
@@ -156,10 +157,14 @@ class Tree:
 
     def lists(self, domain: str) -> list[str]:
         """Names of mailman's lists of a domain."""
+        folder = self.root / MAILMAN
         try:
-            found = [path.name for path in (self.root / MAILMAN).iterdir()]
-        except OSError:
+            found = [path.name for path in folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            _need_targets(folder)
             return []
+        except OSError as fault:
+            raise DirectoryError(f"{folder}: {fault.strerror}", _RIGHTS) from None
         return sorted(name.removesuffix(f"_{domain}") for name in found if name.endswith(f"_{domain}"))
 
     def choice(self, account: str, domain: str) -> str:
@@ -177,6 +182,13 @@ class Tree:
         if domain in self.names("etc/remotedomains"):
             return "remote"
         return "local" if domain in self.names("etc/localdomains") else ""
+
+
+def _need_targets(*paths: Path) -> None:
+    """Of what does not exist: a link that leads nowhere (a disk that is not mounted) is a fault, not nobody."""
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise DirectoryError(f"{path} is a link that leads nowhere", "is the disk behind it mounted?")
 
 
 def split_targets(text: str) -> list[str]:
