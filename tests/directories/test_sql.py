@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -272,6 +273,60 @@ def test_a_sqlite_file_that_is_copied_over_is_read_anew(request: pytest.FixtureR
     with Path(old.url.removeprefix("sqlite:///")).open("r+b") as file:
         file.write(content)
     assert names(source.ask(asked, 1)) == {"ann@example.com", "eve@example.com"}
+
+
+@pytest.mark.parametrize("how", ["copied", "renamed", "wal"])
+def test_a_sqlite_file_that_is_exchanged_while_it_is_listed(
+    request: pytest.FixtureRequest, tmp_path: Path, how: str
+) -> None:
+    """Half of the old and half of the new database is no listing; a rename, and what SQLite does, is no fault."""
+    journal = "wal" if how == "wal" else "delete"
+    old, new = (open_database("sqlite", request, tmp_path) for _ in range(2))
+    for database, word in ((old, "old"), (new, "new")):
+        database.run(
+            f"PRAGMA journal_mode = {journal}; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+            f" WHERE i < 9000) INSERT INTO recipients (address) SELECT '{word}' || i || '@example.com' FROM n"
+        )
+    listing = old.source().list()
+    first = next(listing.records)
+    assert first.local == "old1"
+    if journal == "wal":
+        old.run("INSERT INTO recipients (address) VALUES ('eve@example.com'); PRAGMA wal_checkpoint")
+        assert {record.local[:3] for record in listing.records} == {"old"}
+        return
+    there, here = (Path(database.url.removeprefix("sqlite:///")) for database in (new, old))
+    if how == "renamed":
+        there.rename(here)
+        assert {record.local[:3] for record in listing.records} == {"old"}
+        return
+    with here.open("r+b") as file:
+        file.write(there.read_bytes())
+    with pytest.raises(DirectoryError, match="written to"):
+        list(listing.records)
+    assert "new1" in {record.local for record in old.source().list().records}
+
+
+def test_a_sqlite_log_that_was_removed_is_not_read_on(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A clean-up takes -wal and -shm away while nobody writes: who is created since is found."""
+    database = open_database("sqlite", request, tmp_path)
+    path = database.url.removeprefix("sqlite:///")
+
+    def write(address: str) -> None:
+        """As a program that is killed: what it wrote stays in the log."""
+        script = (
+            f"import sqlite3, os; c = sqlite3.connect({path!r}); c.execute('PRAGMA journal_mode=WAL');"
+            f"c.execute('INSERT INTO recipients (address) VALUES (?)', [{address!r}]); c.commit(); os._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True)
+
+    write("ann@example.com")
+    source = database.source()
+    asked = [pair("ann@example.com"), pair("eve@example.com")]
+    assert names(source.ask(asked, 1)) == {"ann@example.com"}
+    for end in ("-wal", "-shm"):
+        Path(path + end).unlink()
+    write("eve@example.com")
+    assert names(source.ask(asked, 1)) == {"eve@example.com"}
 
 
 def test_sqlite_text_that_is_not_utf8_harms_only_itself(request: pytest.FixtureRequest, tmp_path: Path) -> None:

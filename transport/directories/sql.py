@@ -43,6 +43,7 @@ from transport.directories.sql_driver import (
     unpadded,
 )
 from transport.directories.sql_explain import Explained, explain
+from transport.directories.sql_file import Untouched
 from transport.directories.sql_pooler import DOTLESS, give_back
 from transport.directories.sql_servers import CATCHES_UP_TO_LIST, Servers, behind, is_standby, server_of
 from transport.directories.sql_values import times_as_text
@@ -77,7 +78,7 @@ def lookup_clause(lookup: str) -> TextClause:
 
 
 class SqlSource:
-    """One SQL directory, for one thread. Keeps one connection for live look-ups, and one while it lists."""
+    """One SQL directory, for one thread. Keeps one connection to a server for live look-ups, and one while it lists."""
 
     def __init__(self, name: str, options: SqlOptions) -> None:
         self.name = name
@@ -117,9 +118,11 @@ class SqlSource:
                 raise DirectoryError(why, _STANDBY)
             if lenient and isinstance(raw, sqlite3.Connection):
                 raw.text_factory = lenient_text
+            untouched = Untouched(raw, self._servers.path, self.options.url)
             if self.options.changed:
                 listing.cookie = self._first_cookie(connection, listing.skipped)
             yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
+            untouched.need()
             give_back(connection, LIVE)
         finally:
             let_go(connection)
@@ -294,10 +297,11 @@ class SqlSource:
                 raise fault from None
             if not isinstance(error, DBAPIError) or error.connection_invalidated or raw is None:
                 raise Disconnected(fault) from None
-            if isinstance(raw, sqlite3.Connection):
-                self._drop()
             raise fault from None
         finally:
+            if isinstance(raw, sqlite3.Connection):
+                # kept, it would answer out of pages and a log that a copy over the file, or a restore, has made void
+                self._drop()
             give_back(self._live, end - monotonic())
         return tuple(records_of(unpadded(rows, padded) if padded else rows, columns, Skipped()))
 

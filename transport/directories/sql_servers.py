@@ -9,7 +9,6 @@ it, and lists whoever it lists; that it does *not* know somebody proves nothing 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +30,6 @@ CATCHES_UP_TO_LIST = 10.0
 """Seconds that a standby may take to show what it has received, before it is listed."""
 _IS_STANDBY = "standby"  # among what SQLAlchemy keeps beside a DBAPI connection
 _PAIR = tuple[str, str]  # host and port as libpq takes them
-_FILE = tuple[int, int, int, int]  # `_file_of`
 
 # Functions that a server does not have (Aurora's readers) make it an error: such a standby cannot tell.
 _STANDBY = (
@@ -101,7 +99,6 @@ class Servers:
     def __init__(self, options: SqlOptions) -> None:
         self.options = options
         self.path = sqlite_path(options.url)
-        self.file: _FILE | None = None  # the SQLite database that was opened
         self._engines: dict[tuple[bool, _PAIR | None, str], Engine] = {}
         self._hosts = _hosts_of(options.url)
 
@@ -161,10 +158,7 @@ class Servers:
             engine = self._engines[live, host, kind] = engine_of(self.options.url, live=live, more=more)
         try:
             if self.path is not None:
-                # an empty or missing file would only say "unable to open database file"
-                status = self.path.stat()
-                if live:
-                    self.file = _file_of(status)
+                self.path.stat()  # an empty or missing file would only say "unable to open database file"
             # not a look-up's own deadline, which a slow one would never meet
             return opened(engine, engine.connect, LIVE if live else _FIRST_WORDS, self.options.url)
         except FileNotFoundError:
@@ -177,34 +171,17 @@ class Servers:
             raise fault_of(error, self.options.url) from None
 
     def left(self, connection: Connection) -> bool:
-        """Whether a new connection would come out elsewhere: another SQLite file stands where ours was opened, or ours
-        changed, or all others have gone on to another host, or it has ended. An old one would answer for ever."""
+        """Whether a new connection would come out elsewhere: all others have gone on to another host, or it has ended.
+        An old one would answer for ever."""
         if connection.closed or connection.invalidated:  # SQLAlchemy would make a new one by itself, with no end set
             return True
-        if self._hosts is not None:
-            return connection.info.get("host") != self._hosts.current
-        if self.path is None:
-            return False
-        try:
-            status = self.path.stat()
-        except OSError:
-            return True
-        return _file_of(status) != self.file
+        return self._hosts is not None and connection.info.get("host") != self._hosts.current
 
     def close(self) -> None:
         """Forget the engines; connections are closed by who opened them."""
         for engine in self._engines.values():
             engine.dispose()
         self._engines.clear()
-
-
-def _file_of(status: os.stat_result) -> _FILE:
-    """What is another value when a SQLite file was replaced or written to.
-
-    A copy over it need not be seen by SQLite: it keeps the pages it has read while the file's change counter is the
-    same (fileformat2, 1.3.7), which each program that makes the file anew counts from one.
-    """
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def server_of(connection: Connection) -> str:
