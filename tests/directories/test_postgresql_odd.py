@@ -219,3 +219,19 @@ def test_a_long_version_number_is_not_rounded(postgres: Postgres, sources: list[
     postgres.sql("DELETE FROM r WHERE address LIKE 'ann%'", "long")
     changes = source.changes(listing.cookie, 100)
     assert [(record.local, record.active) for _, (record,) in changes.upserts] == [("eve", False)], changes.why
+
+
+def test_a_policy_that_hides_rows_is_a_fault_where_none_is_meant(postgres: Postgres, sources: list[SqlSource]) -> None:
+    """As docs/directories.md has it: with `row_security = off` a shorter answer is an error that names its cure."""
+    rows = "CREATE TABLE r (address text); INSERT INTO r VALUES ('ann@example.com'), ('bob@example.com')"
+    postgres.database("policies", f"{rows}; ALTER ROLE reader IN DATABASE policies SET row_security = off")
+    source = SqlSource(
+        "here", SqlOptions(postgres.url_of("policies", "reader", postgres.reader_password), "SELECT address FROM r")
+    )
+    sources.append(source)
+    assert len(source.ask(NAMES, 2).records) == 2
+    postgres.sql("ALTER TABLE r ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON r USING (address < 'b')", "policies")
+    for read in (lambda: source.ask(NAMES, 2), lambda: list(source.list().records)):
+        with pytest.raises(DirectoryError, match="row-level security") as caught:
+            read()
+        assert "BYPASSRLS" in caught.value.hint

@@ -62,6 +62,10 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "`query` must give a column named address (and `changed`, where that is set); write `name AS address`",
     ),
     (r"unknown database|database .* does not exist", "check the database's name in `url`"),
+    (
+        r"row-level security policy",
+        "let this user read all rows: a policy for it, or BYPASSRLS (row_security = off refuses to read a part)",
+    ),
     (r"permission denied|command denied|insufficient privilege", "GRANT SELECT on the query's tables to this user"),
     (
         r"readonly database",  # nothing of ours writes: SQLite would have to roll back what a killed writer left behind
