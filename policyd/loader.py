@@ -163,22 +163,18 @@ def _load(path: Path) -> Loaded:
         return Loaded(None, "", ("the program's files have changed (another version?): restart it instead",))
     try:
         from transport.config.errors import ConfigErrors
-        from transport.config.load import load as load_settings
-        from transport.config.load import unreadable
+        from transport.config.load import empty, is_empty, load_text, read_text, unreadable
     except ImportError as error:  # the files on disk are of another version than what runs
         return Loaded(None, "", (f"the program's files have changed ({error}): restart it instead",))
     try:
-        text = path.read_text("utf-8")
-        if not text.strip("\ufeff\0 \t\r\n"):
-            # nobody's wish: taken, it would take our domains out of the table by which the MTA knows them
-            return Loaded(None, "", (f"{path}: the file is empty: write it again, or splitmx rollback",), True)
-        return Loaded(load_settings(path), text, ())
+        text = read_text(path)
+        if is_empty(text):
+            return Loaded(None, "", (str(empty(path)),), True)
+        return Loaded(load_text(text, str(path), path.parent), text, ())
     except ConfigErrors as errors:
         return Loaded(None, "", tuple(str(error) for error in errors.errors) or (str(errors),))
     except OSError as error:
         return Loaded(None, "", (str(unreadable(path, error)),), passes(error))
-    except UnicodeDecodeError as error:
-        return Loaded(None, "", (f"{path}: {error}",))
     except MemoryError:
         return Loaded(None, "", (f"{path}: cannot be checked: out of memory",), True)
     except Exception as error:

@@ -14,7 +14,7 @@ from transport.config.light import config_path, load_light
 from transport.config.load import load
 
 TEXTS = [
-    "",
+    "# nothing\n",
     "[daemon]\n",
     '[daemon]\nsocketmap = ["unix:/run/s/a.sock"]\ncontrol = "unix:/run/s/c.sock"\nstate = "state"\n[static]\n',
     '[static]\n[daemon] # d\nsocketmap = [\n  "inet:127.0.0.1:10460",\n  "unix:/run/s/[a].sock?mode=0600",\n]\n',

@@ -144,15 +144,15 @@ def test_a_configuration_that_is_still_written_is_loaded_again(
     path = sites("ann@example.com").splitmx.config
     whole = path.read_text().rstrip() + '\n[domains."example.org"]\nlocal = ["here"]\ndestination = "m365"\n'
     path.write_text(whole.partition('[domains."example.org"]')[0])
-    real = configuration.load
+    real = configuration.load_text
 
-    def load(file: Path) -> Settings:
-        settings = real(file)
+    def load_text(text: str, source: str, folder: Path | None = None) -> Settings:
+        settings = real(text, source, folder)
         if path.read_text() != whole:
             path.write_text(whole)  # as by a copy that goes on
         return settings
 
-    monkeypatch.setattr(configuration, "load", load)
+    monkeypatch.setattr(configuration, "load_text", load_text)
     loaded = loader.load(path)
     assert loaded.settings is not None
     assert set(loaded.settings.domains) == {"example.com", "example.org"}

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transport.config import reading
 from transport.config.errors import ConfigError, ConfigErrors, Wrong
 from transport.config.listeners import parse_control, parse_listener
 from transport.config.settings import Daemon, Listener
@@ -42,7 +43,7 @@ def load_light(path: Path) -> Light:
     Raises ConfigErrors when it cannot be read or these keys are wrong; other mistakes in the file are not seen.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = reading.read(path).decode("utf-8-sig").replace("\r\n", "\n")
         daemon = _daemon(text)
     except OSError as error:
         hint = "a configuration file; name another one with --config or SPLITMX_CONFIG"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from transport import address as addresses
-from transport.config import build, cross, model, secrets
+from transport.config import build, cross, model, reading, secrets
 from transport.config.draft import Draft
 from transport.config.errors import ConfigError, ConfigErrors, Keys, Wrong, dotted, one_of, shown
 from transport.config.lines import find_lines
@@ -31,7 +31,6 @@ from transport.config.values import destination_name, domain, plain_name
 T = TypeVar("T", bound=model.Table)
 
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column \d+\)\s*\Z")
-_LARGEST_WAVE = 64 * 1024 * 1024  # octets of a wave's file
 
 _TYPES = {
     "string_type": "text in quotes",
@@ -57,18 +56,38 @@ def unreadable(path: Path, error: OSError) -> ConfigError:
 
 
 def load(path: Path) -> Settings:
-    """The settings of a file. Raises ConfigErrors, also when the file cannot be read."""
+    """The settings of a file. Raises ConfigErrors, also when the file cannot be read or is empty."""
     try:
-        raw = path.read_bytes()
+        text = read_text(path)
     except OSError as error:
         raise ConfigErrors([unreadable(path, error)]) from None
+    if is_empty(text):
+        raise ConfigErrors([empty(path)])
+    return load_text(text, str(path), path.parent)
+
+
+def is_empty(text: str) -> bool:
+    """Whether a crash or an editor left nothing of it, or zeros. Nobody means that: taken, it would take our domains
+    out of the table by which the MTA knows them."""
+    return not text.strip("\0 \t\r\n")
+
+
+def empty(path: Path) -> ConfigError:
+    """The mistake that an empty file is."""
+    return ConfigError(
+        str(path), "", "", "nothing, the file is empty", "a configuration: write it again, or splitmx rollback"
+    )
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration. Raises OSError, and ConfigErrors where it is no text."""
+    raw = reading.read(path)
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{raw[error.start]:02x}"
         raise ConfigErrors([ConfigError(str(path), "", "", found, "text in UTF-8", line)]) from None
-    return load_text(text, str(path), path.parent)
 
 
 def load_text(text: str, source: str, folder: Path | None = None) -> Settings:
@@ -287,8 +306,7 @@ def _waves(draft: Draft, folder: Path) -> list[Wave]:
 def _wave_file(draft: Draft, path: Keys, file: Path, of: str) -> frozenset[str]:
     """The addresses in a wave's file, each on a line of its own."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_LARGEST_WAVE + 1).decode("utf-8-sig")
+        content = reading.read(file).decode("utf-8-sig")
     except OSError as error:
         draft.add(path, f"{file}: {error.strerror}", "a file with one address a line")
         return frozenset()

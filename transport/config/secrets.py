@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 from pathlib import Path
 from urllib.parse import quote
 
+from transport.config import reading
 from transport.config.errors import Wrong
 
 _TOO_MUCH = 0o037  # write or execute for the group, anything for the others
@@ -19,19 +21,18 @@ _URL = re.compile(r"(?P<head>[a-z][a-z0-9_+]*://)(?:(?P<user>[^:/]*)(?::(?P<pass
 def check_file(path: Path) -> str:
     """The password in a file, its last line end removed. Raises Wrong when missing, empty or open to others."""
     try:
-        with path.open("rb") as file:
-            mode = path.stat().st_mode
-            content = file.read(_LONGEST + 1)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise Wrong("a plain file", f"{path}: not a plain file")
+        content = reading.read(path, _LONGEST, pipes=False)
     except FileNotFoundError:
         raise Wrong("a file that exists", f"{path}: no such file") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise Wrong(f"a password of at most {_LONGEST} bytes", f"{path}: more than that") from None
         raise Wrong("a file that can be read", f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise Wrong("a plain file", f"{path}: not a plain file")
     if stat.S_IMODE(mode) & _TOO_MUCH:
         raise Wrong(f"mode 0640 or stricter: chmod 0640 {path}", f"{path} with mode {stat.S_IMODE(mode):04o}")
-    if len(content) > _LONGEST:
-        raise Wrong(f"a password of at most {_LONGEST} bytes", f"{path}: more than that")
     try:
         password = content.decode()
     except UnicodeDecodeError:

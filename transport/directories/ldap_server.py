@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import ldap3
 
+from transport.config import reading
 from transport.config.settings import LdapOptions
 from transport.directories.base import DirectoryError
 
@@ -98,7 +99,7 @@ def password_of(options: LdapOptions) -> str:
     if not options.bind_password_file:
         raise DirectoryError("bind_dn without bind_password_file", "name the file that holds the password")
     try:
-        password = Path(options.bind_password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = reading.read(Path(options.bind_password_file), pipes=False).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise DirectoryError(f"{options.bind_password_file}: {why}", "let this user read the password file") from None
