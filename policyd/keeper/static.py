@@ -71,8 +71,7 @@ class Static:
                     lost = await threads.to_thread(self._lost)
                 if lost is not None:
                     self._fault("static")
-                    log.say(log.ERROR, "a file that Postfix or Exim reads was removed or damaged: it is written again",
-                            file=lost)  # fmt: skip
+                    self._say_lost(lost)
                 elif again is None or time.monotonic() < again:
                     continue
             self._wake.clear()
@@ -127,6 +126,15 @@ class Static:
                 return path
         return next((path for path, now in self._altered().items() if self._left.get(path, "") != now), None)
 
+    def _say_lost(self, lost: Path) -> None:
+        from transport.maps import guard
+
+        if lost.name == guard.NAME and (holder := guard.locked_by(lost)) is not None:
+            log.say(log.ERROR, "another program keeps a file locked that Postfix reads, so that it takes no mail: it "
+                    "is made anew; end that program", file=lost, pid=holder or "unknown")  # fmt: skip
+            return
+        log.say(log.ERROR, "a file that Postfix or Exim reads was removed or damaged: it is written again", file=lost)
+
     async def _altered_now(self) -> dict[Path, object]:
         with contextlib.suppress(Exception):  # no thread to be had
             return await threads.to_thread(self._altered)
@@ -151,7 +159,7 @@ class Static:
             found.update(stamps.altered(self.folder))
         table = self.folder / guard.NAME
         if self._keeps_guard and self.settings is self._built and (now := stamps.stamp(table)) is not None:
-            seen = now == self._guard_seen and not guard.companions(table)
+            seen = now == self._guard_seen and not guard.companions(table) and guard.locked_by(table) is None
             if not seen and guard.write(self.settings, table, check=True)[0]:
                 found[table] = now
             else:

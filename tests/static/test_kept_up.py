@@ -81,6 +81,40 @@ def test_a_lost_file_is_written_again(
         wait_for(lambda: index.exists() and index.stat().st_size, 60, site.daemon.tail)
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("static", [True, False])
+def test_a_locked_table_is_made_anew(
+    folder: Path, mail_config: Path, cleaned: Callable[[Callable[[], object]], None], static: bool
+) -> None:
+    """Another program keeps `domains.sqlite` locked, on which every look-up of Postfix fails, for any domain: one that
+    nobody has locked takes its place, and the log names the program."""
+    site = Site(folder)
+    cleaned(site.daemon.stop)
+    site.daemon.environment = {**site.daemon.environment, "MAIL_CONFIG": str(mail_config)}
+    maps = folder / "maps" if static else folder / "state/maps"
+    text = site.daemon.config.read_text()
+    site.daemon.write(text + (f'[static]\ndirectory = "{maps}"\ntypes = ["lmdb"]\n' if static else ""))
+    site.start()
+    table, asked = maps / "domains.sqlite", folder / "guard.cf"
+    asked.write_text(f"dbpath = {table}\nquery = SELECT '%s' FROM domain WHERE name = '%d'\n")
+
+    def look_up() -> str:
+        done = subprocess.run(
+            ["postmap", "-q", "u1@example.com", f"sqlite:{asked}"],
+            env=os.environ | {"MAIL_CONFIG": str(mail_config)},
+            capture_output=True,
+            text=True,
+        )
+        return (done.stdout or done.stderr).strip()
+
+    wait_for(lambda: table.exists() and look_up() == "u1@example.com", 60, site.daemon.tail)
+    wait_for(lambda: not list(maps.glob(".*unfinished")), 60, site.daemon.tail)
+    with closing(sqlite3.connect(table, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        wait_for(lambda: look_up() == "u1@example.com", 60, site.daemon.tail)
+    assert f"end that program file={table} pid={os.getpid()}" in site.daemon.tail(1000)
+
+
 def test_what_a_build_could_not_bring_up_to_date_is_not_damaged(tmp_path: Path) -> None:
     """A table of other domains that stays since nothing was read yet: nobody is accused of having removed it."""
     maps = tmp_path / "maps"

@@ -12,8 +12,10 @@ one: it is never written in place and never WAL; a new one is renamed over it, o
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +30,10 @@ NAME = "domains.sqlite"
 Rows = frozenset[tuple[str, int]]
 
 _WAL = b"\2\2"  # versions of the format to write and to read (sqlite.org/fileformat2.html, 1.3): readers have to write
+
+_FLOCK = "hhqqi4x"  # struct flock of Linux on 64 bits: type, whence, start, length, process
+# the octets that keep readers out while somebody else has a write lock on them (os.h of SQLite: PENDING and SHARED)
+_KEPT_OUT = ((0x40000000, 1), (0x40000002, 510))
 
 # the indexes make both halves of the guard's OR a search, whatever the number of domains
 _SCHEMA = """
@@ -81,8 +87,8 @@ def _split(domains: Iterable[Domain]) -> Iterator[tuple[str, int]]:
 
 
 def read(path: Path) -> tuple[Rows, Rows] | None:
-    """Both tables of an existing file; None when it is missing, damaged, not ours, WAL or being written to."""
-    if companions(path):
+    """Both tables of an existing file; None when it is missing, damaged, not ours, WAL, locked or being written to."""
+    if companions(path) or locked_by(path) is not None:
         return None
     try:
         with path.open("rb") as file:
@@ -95,6 +101,23 @@ def read(path: Path) -> tuple[Rows, Rows] | None:
     except (OSError, sqlite3.Error, TypeError, ValueError):
         return None
     return domain, policy
+
+
+def locked_by(path: Path) -> int | None:
+    """The process that keeps readers of the file out (0: one that cannot be named), None when nobody does.
+
+    Postfix's look-ups fail then, for every domain, and what has it open dies. Only looks: takes no lock itself.
+    """
+    try:
+        with path.open("rb") as file:
+            for start, length in _KEPT_OUT:
+                asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
+                kind, _, _, _, holder = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+                if kind != fcntl.F_UNLCK:
+                    return max(0, int(holder))
+    except OSError:
+        pass  # a file system without locks
+    return None
 
 
 def companions(path: Path) -> list[Path]:
