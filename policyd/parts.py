@@ -18,6 +18,7 @@ from transport.config.settings import Domain, Settings
 
 _DOMAINS = 50  # in a part: half a millisecond to unpack
 _ADDRESSES = 2000  # of a wave, likewise
+_AGAIN = 1.0  # seconds until what could not be taken is tried again
 _OLD = 500  # domains that are let go in a turn
 
 
@@ -36,7 +37,8 @@ def cut(settings: Settings) -> tuple[bytes, ...]:
 class Arrival:
     """Puts settings together again.
 
-    taken: called in the loop with those that are whole, and the file's text; failed: instead, or when it fails.
+    taken: called in the loop with those that are whole, and the file's text; failed: instead, or when it fails, after
+    so many `attempts`.
     While some are on their way, of those that come behind them only the newest are taken.
     """
 
@@ -45,10 +47,13 @@ class Arrival:
         loop: asyncio.AbstractEventLoop,
         taken: Callable[[Settings, str], None],
         failed: Callable[[], None] = lambda: None,
+        attempts: int = 1,
     ) -> None:
         self._loop = loop
         self._taken = taken
         self._failed = failed
+        self._attempts = attempts
+        self._left = attempts  # for those that are on their way
         self._parts: Sequence[bytes] = ()
         self._text = ""
         self._at = 0  # parts unpacked
@@ -67,7 +72,7 @@ class Arrival:
             self._behind += self._behind_next  # of those that are not taken at all
             self._behind_next = []
             return
-        self._parts, self._text, self._at = parts, text, 0
+        self._parts, self._text, self._at, self._left = parts, text, 0, self._attempts
         self._loop.call_soon(self._unpack)
 
     def then(self, work: Callable[[], None]) -> None:
@@ -99,7 +104,13 @@ class Arrival:
             self._taken(self._whole(), self._text)
         except Exception as error:
             log.limited(log.ERROR, "settings", "fault in taking new settings", error)
-            self._failed()
+            self._left -= 1
+            if self._left and self._next is None:
+                self._at, self._domains = 0, {}
+                self._loop.call_later(_AGAIN, self._unpack)
+                return
+            if not self._left:
+                self._failed()
         self._parts, self._domains, self._addresses = (), {}, []
         behind, self._behind, self._behind_next = self._behind, self._behind_next, []
         following, self._next = self._next, None

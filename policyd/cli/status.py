@@ -12,6 +12,8 @@ import click
 from policyd.cli import EXIT_FOUND, EXIT_GOOD
 from policyd.cli.common import config_option, examples, json_option, print_json, visible
 
+_TAKING = 3.0  # seconds in which workers take new settings
+
 DOMAINS = "domains.sqlite"
 """The guard's table (transport.maps.guard), which a running Postfix holds open."""
 
@@ -104,6 +106,9 @@ def _attention(found: dict[str, Any]) -> Iterator[str]:
     missing = found["workers"]["configured"] - len(found["workers"]["running"])
     if missing > 0:
         yield f"{missing} workers are not running"
+    if found["time"] - found["config"]["loaded_at"] > _TAKING:
+        for number in found["workers"].get("by_old_settings", ()):
+            yield f"worker {number} still answers by the old settings: if it stays so, restart the service"
     for line in found["config"]["refused"]:
         yield f"configuration refused, the old one stays: {line}"
     if found["index"]["error"]:

@@ -34,7 +34,11 @@ def status(keeper: Keeper) -> dict[str, Any]:
             {"role": role, "map": map_name, "name": listener.name}
             for role, map_name, listener in sockets.roles(settings.daemon)
         ],
-        "workers": {"configured": settings.daemon.workers, "running": crowd.status()},
+        "workers": {
+            "configured": settings.daemon.workers,
+            "running": crowd.status(),
+            "by_old_settings": crowd.without(settings.digest),
+        },
         "answers": {
             "total": answers,
             "cached": crowd.cached,

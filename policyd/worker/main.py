@@ -37,6 +37,7 @@ _KEEPER_SILENT, _KEEPER_START = 3.0, 10.0  # seconds without a word of a keeper 
 _UNLINKED = 2  # seconds without a link after which another one is asked for
 _OBSERVED = 2000  # decisions of observed domains kept for one second; more are counted only
 _HALVES, _HALF_OCTETS = 100, 16 << 20  # connections with half a request before what they hold is counted, and its bound
+_ATTEMPTS = 2  # to take new settings, before a new worker begins with them
 _GRACE = 0.1  # seconds after SIGTERM in which a request that was already sent is still read
 _STOP = 3.5  # seconds after which a stopping worker ends whatever is open
 
@@ -64,7 +65,7 @@ class Worker:
         self.caches: dict[tuple[str, str], Cache] = {
             (one.role, one.map_name): Cache() for one in listeners if one.role in KINDS
         }
-        self.arrival = Arrival(loop, self._configure)
+        self.arrival = Arrival(loop, self._configure, self._untaken, _ATTEMPTS)
         self.knowledge = LiveKnowledge(settings, settings.daemon.state)
         self.answerer = Answerer(settings, self.knowledge)
         self.live = LiveLink(loop, settings, self._to_keeper)
@@ -328,6 +329,11 @@ class Worker:
         self.renew()
         self._forget()
         self._to_keeper(("uses", settings.digest))
+
+    def _untaken(self) -> None:
+        """Answers by settings that count no more are wrong ones, and a successor begins with the new."""
+        log.say(log.ERROR, "worker cannot take the new settings, it ends and is started again with them")
+        self._stop()
 
     def _stop(self) -> None:
         if self.stopping:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from policyd.cli import main
+from policyd.cli.status import _attention
 from policyd.control_client import request
 from tests.cli.conftest import Site
 from tests.cli.test_main import HEAVY, modules_after
@@ -130,6 +131,17 @@ def test_status_shows_what_wants_attention(running: Site) -> None:
     assert "here" in done.stdout
     assert "33 recipients" in done.stdout
     assert json.loads(running.run("status", "--json").stdout)["attention"] == []
+
+
+def test_status_names_a_worker_that_answers_by_old_settings(site: Site) -> None:
+    """Not while they are being taken: that is over in a moment."""
+    site.start()
+    found = request(f"{site.folder}/control.sock", {"do": "status"})["status"]
+    assert found["workers"]["by_old_settings"] == []
+    found["workers"]["by_old_settings"] = [1]
+    for seconds, said in ((0.5, False), (10.0, True)):
+        found["config"]["loaded_at"] = found["time"] - seconds
+        assert any("worker 1 still answers by the old settings" in line for line in _attention(found)) is said
 
 
 def test_status_directly_after_a_restart(site: Site) -> None:

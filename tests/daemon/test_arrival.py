@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from policyd import clock
+from policyd import clock, parts
 from policyd.keeper import reloading
 from policyd.keeper.main import Keeper
 from policyd.keeper.syncing import Order
@@ -111,6 +111,42 @@ def test_damaged_settings_are_said_and_the_next_ones_are_taken(tmp_path: Path) -
 
     asyncio.run(life())
     assert seen == ["failed", good]
+
+
+def _worker(loop: asyncio.AbstractEventLoop, settings: Settings) -> tuple[Worker, Channel]:
+    above, below = socket.socketpair()
+    worker = Worker(loop, settings, 1, [], below, None)
+    worker.supervisor.on_close = lambda _: None
+    return worker, Channel(above)
+
+
+@pytest.mark.parametrize("fails", [1, 100])
+def test_a_worker_never_stays_with_old_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    """Where it could not take the new ones (no memory for a moment), it tries again; in vain, it makes room for a
+    worker that begins with them."""
+    old, new = _settings(tmp_path, "example.com"), _settings(tmp_path, "example.com", "example.org")
+    stopped: list[Worker] = []
+    monkeypatch.setattr(parts, "_AGAIN", 0.01)
+    monkeypatch.setattr(Worker, "_stop", lambda worker: stopped.append(worker))
+    real, calls = Worker._configure, []
+
+    def configure(worker: Worker, settings: Settings, text: str) -> None:
+        calls.append(settings)
+        if len(calls) <= fails:
+            raise MemoryError
+        real(worker, settings, text)
+
+    monkeypatch.setattr(Worker, "_configure", configure)
+
+    async def life() -> None:
+        worker, supervisor = _worker(asyncio.get_running_loop(), old)
+        supervisor.send(("settings", cut(new), ""))
+        await _until(lambda: worker.settings == new or stopped)
+        assert stopped == ([worker] if fails > 1 else [])
+        worker.supervisor.close()
+        supervisor.close()
+
+    asyncio.run(life())
 
 
 OTHER = replace(HERE, options=SqlOptions("sqlite:////nowhere/other.db", "SELECT address FROM recipients"))
