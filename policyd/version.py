@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which version runs, and whether its files are still those that it was started from.
 
-pip replaces the files below a running daemon. What was imported stays, what is imported later is of the new version:
-so the version is asked for once, at the start, and the processes forked from there inherit it.
+pip replaces the files below a running daemon. Its own modules stay what they were (`policyd.kept`), its libraries'
+later imports do not: so the version is asked for once, at the start, and the processes forked from there inherit it.
 """
 
 from __future__ import annotations

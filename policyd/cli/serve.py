@@ -35,7 +35,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     configuration or usage, 75 not now: another daemon uses the same state directory, the system refused it or a
     listener (an address that is not there yet, a full disk, another owner), or the configuration cannot be read yet.
     """
-    from policyd import log
+    from policyd import kept, log
     from policyd.loader import Loader
     from policyd.supervisor import EXIT_CONFIG, EXIT_LATER, Supervisor
     from policyd.version import running
@@ -53,6 +53,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     loader = Loader(config)
     _preload()
     running()  # asked now: pip may exchange the files later
+    kept.keep()
     loaded = loader.wait()
     if loaded.settings is None:
         for error in loaded.errors:

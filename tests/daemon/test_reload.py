@@ -236,6 +236,34 @@ def test_a_newer_installation_below_the_daemon_is_said(
     assert "splitmx 0.0.2 is installed, 0.0.1 still runs: systemctl restart splitmx" in done.stdout
 
 
+@pytest.mark.parametrize("left", ["other", "none"])
+def test_a_keeper_is_started_again_as_it_was(
+    sites: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Another version's files, or none any more: processes that die above them come back, the keeper reads directories
+    and leaves the index alone."""
+    for package in ("policyd", "transport"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from policyd.cli import main; main()"
+    monkeypatch.setattr(daemon, "COMMAND", [sys.executable, "-I", "-c", code])
+    site = sites("ann@example.com").start()
+    inode = (site.folder / "state" / "index.sqlite").stat().st_ino
+    for package in ("policyd", "transport"):
+        for file in (tmp_path / package).rglob("*.py*"):
+            if left == "other":
+                file.write_text("raise RuntimeError('of another version')")
+            else:
+                file.unlink()
+    for pid in (*site.pids("keeper"), *site.pids("worker")):
+        os.kill(pid, signal.SIGKILL)
+    site.loaded()
+    site.add("new@example.com")
+    wait_for(lambda: site.status()["directories"]["here"]["rows"] == 2, 20, site.splitmx.tail)
+    assert site.ask("new@example.com") == site.ask("ann@example.com") == ("OK", LOCAL)
+    assert (site.folder / "state" / "index.sqlite").stat().st_ino == inode
+    assert "fault of its own" not in site.log()
+
+
 def test_the_next_fault_of_a_directory_is_logged_at_once(site: Site) -> None:
     """Who mends one fault and reloads sees the one behind it, though it is the same directory in the same minute."""
     old = f"sqlite:///{site.people}"
