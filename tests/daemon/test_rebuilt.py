@@ -52,6 +52,21 @@ def test_a_remote_listing_of_a_new_index_moves_nobody_who_may_be_here(sites: Cal
     assert site.ask("both@example.com") == ("OK", LOCAL)
 
 
+def test_one_wrong_octet_in_the_index_stops_nobody(sites: Callable[..., Site]) -> None:
+    """An index whose tables have names that are no text is set aside at start, said, and read anew."""
+    site = sites("ann@example.com").start()
+    site.splitmx.stop()
+    index = site.folder / "state" / "index.sqlite"
+    data = index.read_bytes()
+    assert b"tablerecipientrecipient" in data
+    index.write_bytes(data.replace(b"tablerecipientrecipient", b"tablerec\xffpientrecipient"))
+    site.start()
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    assert "is rebuilt from the directories: damaged" in site.log()
+    assert "is started again" not in site.log()
+    assert "Traceback" not in site.log()
+
+
 def _loaded(site: Site) -> dict[str, bool]:
     """Which directories the index holds, once the worker reads the same state of it."""
     status = site.status()

@@ -124,9 +124,10 @@ class Reader:
             connection = sqlite3.connect(
                 f"file:{text}?mode=ro", uri=True, isolation_level=None, timeout=0.2, check_same_thread=False
             )
-            connection.execute("PRAGMA mmap_size = 0")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE}")
-            connection.execute("PRAGMA query_only = 1")
+            with schema.as_damage():
+                connection.execute("PRAGMA mmap_size = 0")
+                connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+                connection.execute("PRAGMA query_only = 1")
             if found := schema.fault(connection):
                 connection.close()
                 self.reason = f"{self.path}: {found}"
@@ -272,7 +273,7 @@ class Reader:
 
     def _failed(self, error: Exception) -> tuple[Row, ...]:
         """A read failed: not loaded. A key that is no text (lone surrogates) is merely listed nowhere."""
-        if not isinstance(error, UnicodeError) and self._connection is not None:
+        if not isinstance(error, UnicodeEncodeError) and self._connection is not None:
             self._lose(str(error))
         return ()
 

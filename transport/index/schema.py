@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 
 FILE = "index.sqlite"
 """The index's name in the state directory."""
@@ -52,9 +54,27 @@ TABLES = frozenset(
     ("state", "directory", "domain", "recipient", "target", "entry", "claim", "canary", "held", "skipped")
 )
 
+STATE = frozenset(("generation", "instance", "settings", "size"))
+"""The keys of `state`."""
+
+
+@contextlib.contextmanager
+def as_damage() -> Iterator[None]:
+    """Where tables are first looked for. SQLite's message about a damaged one quotes its name, and Python finds that
+    the message is no text: sqlite3.DatabaseError here, too."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError("its tables have names that are no text") from error
+
 
 def fault(connection: sqlite3.Connection) -> str:
     """Why this open database is not an index that we can use, or "". Raises sqlite3.DatabaseError on damage."""
+    with as_damage():
+        return _fault(connection)
+
+
+def _fault(connection: sqlite3.Connection) -> str:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != APPLICATION_ID:
         return "it is not an index of splitmx"
@@ -64,4 +84,7 @@ def fault(connection: sqlite3.Connection) -> str:
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if missing := TABLES - present:
         return f"tables are missing: {', '.join(sorted(missing))}"
+    known = {key for (key,) in connection.execute("SELECT key FROM state")}
+    if missing := STATE - known:
+        return f"it has no {', '.join(sorted(missing))}"
     return ""

@@ -78,19 +78,34 @@ class Writer:
 
     def _open(self) -> None:
         reason = self._fault_of_file()
+        if reason == "":
+            try:
+                self._start()
+                return
+            except IndexFault as fault:
+                if not fault.broken:
+                    raise
+                reason = fault.what  # of a kind that SQLite's own check does not see
         if reason:
             self._set_aside()
             self.said = f"{self.path} is rebuilt from the directories: {reason}"
-        elif reason is None:
+        else:
             self._remove_logs()
             self.said = f"{self.path} is new: nothing is loaded yet"
+        self._start(new=True)
+
+    def _start(self, *, new: bool = False) -> None:
+        """Open the file, with tables where it is new. Raises IndexFault."""
         self._make_private()
+        connection = None
         try:
-            self._connection = self.connect()
-            if reason != "":
-                self._create(self._connection)
+            connection = self._connection = self.connect()
+            if new:
+                self._create(connection)
             self._remember()
         except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
             raise fault_of(error, self.path) from error
 
     def _make_private(self) -> None:
@@ -184,7 +199,8 @@ class Writer:
         )
         if not connection.execute("PRAGMA application_id").fetchone()[0]:
             connection.execute(f"PRAGMA page_size = {schema.PAGE}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        with schema.as_damage():
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA mmap_size = 0")
         # We say ourselves when the log is written back: a commit must not wait for it.
@@ -240,13 +256,7 @@ class Writer:
             self._remove_logs()
             with contextlib.suppress(OSError):  # the whole folder may be gone; x: Postfix reaches the maps below it
                 self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self._make_private()
-            try:
-                self._connection = self.connect()
-                self._create(self._connection)
-                self._remember()
-            except sqlite3.Error as error:
-                raise fault_of(error, self.path) from error
+            self._start(new=True)
             self.said = f"{self.path} is rebuilt from the directories: {reason}"
 
     # --- changing
