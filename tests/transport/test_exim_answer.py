@@ -124,6 +124,12 @@ def test_hopeless_addresses() -> None:
         assert pairs(made, text) == {"decision": "pass"}
 
 
+def test_a_refusal_has_its_code_and_text() -> None:
+    """Who is unknown is told so in words, whoever asks."""
+    unknown = {"decision": "unknown", "code": "550", "text": "5.1.1 No such recipient here"}
+    assert pairs(faces(World(), unknown=Unknown.REJECT), "zed" + D) == unknown
+
+
 def test_large_group() -> None:
     """A group comes in parts that are asked one by one, and no part is lost."""
     world = World()
@@ -135,6 +141,13 @@ def test_large_group() -> None:
     assert all(part.endswith("@example.com.group.splitmx.invalid") for part in parts)
     told = [name for part in parts for name in pairs(made, part)["targets"].split(",")]
     assert told == members
+    long = [f"{n}-{'x' * 60}@{'y' * 60}.{'z' * 60}.example" for n in range(800)]
+    world.add("long" + D, kind=Kind.GROUP, targets=long)
+    made.new_generation()
+    parts = pairs(made, "long" + D)["targets"].split(",")
+    runs = [pairs(made, part)["targets"] for part in parts]
+    assert ",".join(runs).split(",") == long
+    assert max(map(len, runs)) <= exim_answer.MAX_BYTES, "Exim reads no more of a reply"
     assert pairs(made, "all=99@example.com.group.splitmx.invalid")["decision"] == "unknown"
 
 

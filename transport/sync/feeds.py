@@ -111,7 +111,7 @@ def _apply(
                 raise DoubtError(changes.why or "the directory cannot tell what changed")
             if changes.server and server and changes.server != server:
                 raise DoubtError(f"{changes.server} answered, the index was read from {server}")
-            work = Told(writer, connection, directory, source, int(number), changes, server)
+            work = Told(connection, directory, source, int(number), changes, server)
             records, gone = work.resolve(addresses)
             moment = time.time() if now is None else now
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from transport.address import external
 from transport.config.settings import Directory
 from transport.directories.base import LIVE_MEMBERS, Changes, DirectoryError, DirectoryTimeout, Source
-from transport.index.writer import Writer
 from transport.lookup import one
 from transport.record import Record
 from transport.sync import claims
@@ -34,7 +33,6 @@ class Told:
 
     def __init__(
         self,
-        writer: Writer,
         connection: sqlite3.Connection,
         directory: Directory,
         source: Source,
@@ -47,7 +45,6 @@ class Told:
         self.server = server
         self.told: set[bytes] = set()  # keys of entries that changed or are gone
         self.claims: set[tuple[bytes, _Key]] = set()  # of these: with the addresses that other entries list too
-        self.ids = writer.domain_ids({r.domain for _, records in changes.upserts for r in records})
 
     def resolve(self, asked: Iterable[_Key]) -> tuple[dict[_Key, Record], list[_Key]]:
         """(records by address, addresses that are gone). Asks the directory about what is not plain, and `asked`."""
@@ -70,7 +67,7 @@ class Told:
                     for claimant in (key, records.get(address, record).entry, (self._row(address) or (0, 0, None))[2]):
                         if key is not None and claimant is not None:
                             self.claims.add((claimant, address))
-                elif self._loses(record, key):
+                elif self._loses(record):
                     losing.add(address)
                 records[address] = record
         for key in self._gone_entries():
@@ -151,7 +148,7 @@ class Told:
         ).fetchone()
         return row
 
-    def _loses(self, record: Record, key: bytes | None) -> bool:
+    def _loses(self, record: Record) -> bool:
         """Whether a changed row or entry takes away what the index has: another one of the same address, of which the
         index has only what both come to, may still say it."""
         row = self.connection.execute(
@@ -164,7 +161,7 @@ class Told:
         active, location, kind, targets = row
         if active > record.active or (location is not None and location != record.location):
             return True
-        return key is not None and (kind != record.kind or len(record.targets) < targets <= _FEW_TARGETS)
+        return bool(kind != record.kind or len(record.targets) < targets <= _FEW_TARGETS)
 
     def _groups_of(self, left: Iterable[_Key]) -> set[_Key]:
         """Groups with a member, named by DN, whose address this was: their own entries tell nothing of it."""
