@@ -86,6 +86,13 @@ def test_a_row_of_the_wrong_length_is_counted(tmp_path: Path) -> None:
     assert listing.skipped.count == 1
 
 
+def test_a_kind_nobody_knows_takes_nobody_away(tmp_path: Path) -> None:
+    """Who has a row is listed, whatever stands in the column for the kind: as a mailbox, and noted."""
+    listing = listing_of(tmp_path, "csv", "address,kind\nroom@example.com,resource\n")
+    assert records(listing) == [Record("room", "example.com")]
+    assert [what for what, _ in listing.skipped.first] == ["room@example.com"]
+
+
 def test_a_file_written_to_meanwhile_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Size and mtime must be the same before and after reading."""
     path = tmp_path / "list"

@@ -77,14 +77,23 @@ def test_a_query_without_address_says_what_to_write(database: Database) -> None:
 
 
 def test_nonsense_is_skipped_and_counted(database: Database) -> None:
-    """No address, two at once, blanks, a kind nobody knows: counted, named, and nobody else is harmed."""
+    """No address, two at once, blanks: counted, named, and nobody else is harmed."""
     database.people("", "   ", "nobody", "a@example.com, b@example.com", "a b@example.com", "@example.com", "ann@")
     database.people("ok@example.com", "a@b@example.com")
-    database.run("INSERT INTO recipients (address, kind) VALUES ('robot@example.com', 'robot'), (NULL, NULL)")
+    database.run("INSERT INTO recipients (address, kind) VALUES (NULL, NULL)")
     listing = database.source().list()
     assert set(listed(listing)) == {"ok@example.com"}
-    assert listing.skipped.count == 10
-    assert ("robot@example.com", "kind 'robot' is none of mailbox, alias, group") in listing.skipped.first
+    assert listing.skipped.count == 9
+
+
+def test_a_kind_nobody_knows_takes_nobody_away(database: Database) -> None:
+    """Who has a row is listed, whatever stands in the column for the kind: as a mailbox, named and counted."""
+    database.run("INSERT INTO recipients (address, kind) VALUES ('robot@example.com', 'robot')")
+    listing = database.source().list()
+    assert listed(listing) == {"robot@example.com": Record("robot", "example.com")}
+    said = "kind 'robot' is none of mailbox, alias, group: taken as mailbox"
+    assert ("robot@example.com", said) in listing.skipped.first
+    assert names(database.source().ask([pair("robot@example.com")], 1)) == {"robot@example.com"}
 
 
 @pytest.mark.parametrize("exact", [False, True])

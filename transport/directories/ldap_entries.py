@@ -108,15 +108,16 @@ class Entries:
     def read(
         self, found: Mapping[str, Any], skipped: Skipped, *, suspended: bool, members: Sequence[bytes] = ()
     ) -> Entry | None:
-        """One search result as an entry, None when it holds no address or a kind nobody knows (noted)."""
+        """One search result as an entry, None when it holds no address (noted)."""
         options, raw = self._options, _whole(found["raw_attributes"])
         addresses, primary = self._addresses(found["dn"], raw, skipped)
         if not addresses:
             return None
         kind = self._kind(raw, bool(members))
         if kind is None:
-            skipped.add(found["dn"], f"{options.kind_attribute} is none of mailbox, alias, group")
-            return None
+            kind = Kind.GROUP if members else Kind.MAILBOX
+            said = f"{options.kind_attribute} is none of mailbox, alias, group: taken as {kind.name.lower()}"
+            skipped.add(found["dn"], said)
         targets = self._targets(raw, kind, skipped, primary)
         if kind is Kind.ALIAS and self._shared and not targets:
             skipped.add(found["dn"], "a contact without a target: nobody's mailbox")

@@ -339,8 +339,9 @@ def records_of(rows: Iterable[Sequence[Any]], columns: Sequence[str], skipped: S
             if kind is None:
                 kind = kind_of(word)
                 if kind is None:
-                    skipped.add(raw, f"kind {text_of(word)!r} is none of mailbox, alias, group")
-                    continue
+                    # whoever has a row is listed: one odd word must not make the address unknown
+                    skipped.add(raw, f"kind {text_of(word)!r} is none of mailbox, alias, group: taken as mailbox")
+                    kind = mailbox
         active: bool | None = True
         if actives >= 0:
             value = row[actives]

@@ -230,8 +230,8 @@ def _records(row: Sequence[str], at: _Columns, layout: Layout, skipped: Skipped)
     elif word:
         kind = kind_of(word)
     if kind is None:
-        skipped.add(main, f"kind {word!r} is none of mailbox, alias, group")
-        return
+        skipped.add(main, f"kind {word!r} is none of mailbox, alias, group: taken as mailbox")
+        kind = Kind.MAILBOX
     active = _active(row, at, main, skipped)
     location = location_of(row[at.location]) if at.location >= 0 else None
     targets: tuple[str, ...] = ()
