@@ -101,10 +101,11 @@ _WORDS = frozenset(("client", "listener", "cert", "outsider", "bounce"))
 def _client(text: str) -> str:
     if not text:
         return ""
+    bare = text[1:-1] if text[0] == "[" and text[-1] == "]" and ":" in text else text
     try:
-        return str(ip_address(text))
+        return str(ip_address(bare))
     except ValueError:
-        raise ProtocolError("client= is not an IP address") from None
+        raise ProtocolError("client= is not an IP address, nor an IPv6 address in brackets") from None
 
 
 def _listener(text: str) -> str:
