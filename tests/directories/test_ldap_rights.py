@@ -15,6 +15,7 @@ from transport.config.settings import LdapOptions
 from transport.directories import ldap_connect
 from transport.directories.base import DirectoryError
 from transport.directories.ldap import LdapSource
+from transport.directories.ldap_rights import Rights
 
 pytestmark = pytest.mark.directory
 
@@ -170,3 +171,25 @@ def test_an_attribute_that_the_server_does_not_have_is_missing(guarded: Guarded)
     source = guarded.source(location_attribute="noSuchThing", suspended_filter="(|(noSuchLock=TRUE)(mailHost=off))")
     assert [record.local for record in source.list().records] == ["ann"]
     assert [record.local for record in source.ask([ANN, NEW], 5).records] == ["ann"]
+
+
+class _Plain:
+    """A connection to a server that knows no `(!…)`, as some simple ones, and no comparison."""
+
+    server = "plain"
+    read_at = 0.0
+
+    def search(self, dn: str, wanted: str, *_: object, **__: object) -> list[dict[str, Any]]:
+        """Entries, where the filter is understood."""
+        return [] if "!" in wanted else [{"type": "searchResEntry", "dn": dn, "raw_attributes": {}}]
+
+    def compared(self, *_: object) -> int:
+        """unwillingToPerform."""
+        return 53
+
+
+def test_a_server_that_knows_no_not() -> None:
+    """Where the server cannot say what it hides, nothing is taken for hidden, and the directory is read."""
+    rights = Rights(LdapOptions(("ldap://plain.example.com",), address_attributes=("mail",)))
+    plain: Any = _Plain()
+    rights.listed(plain, {b"ou=people": "uid=ann,ou=people"})

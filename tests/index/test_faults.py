@@ -172,6 +172,18 @@ def test_rot_on_the_disk(world: World, flip: Callable[[Path], None]) -> None:
     assert world.sync().added == 3000
 
 
+def test_a_kind_that_nobody_wrote(world: World) -> None:
+    """A row that holds what no writer puts there is a damaged index, for who is asked about and for the next one."""
+    with sqlite3.connect(world.writer.path) as database:
+        database.execute("UPDATE recipient SET kind = 3 WHERE local = 'user00007'")
+    database.close()
+    world.reader.renew()
+    assert world.reader.rows("example.com", "user00008")
+    assert world.reader.rows("example.com", "user00007") == ()
+    assert world.reader.reason.startswith(f"{world.writer.path} cannot be read")
+    assert not world.reader.loaded("here")
+
+
 @pytest.mark.parametrize("end", ["-wal", "-shm"])
 def test_deleted_companions(world: World, end: str) -> None:
     """Whoever deletes the log or its map under us makes us begin anew, and nobody reads half a state."""

@@ -20,6 +20,7 @@ from transport.directories.ldap_connect import BULK, Broken, Link
 
 _NAMES = re.compile(r"(?:^|\()\s*([A-Za-z][\w-]*)(?:;[\w-]+)*\s*(?:[~<>]?=|:)")  # of a filter's terms
 _UNDEFINED_TYPE = 17  # undefinedAttributeType: no schema of the server has it, and nobody a value of it
+_NO_SUCH_ATTRIBUTE = 16  # nothing to hide, then
 _AGAIN = 1.0  # seconds for which a connection that has shown everything is believed to show it
 _ASKED = 3  # entries that are looked at behind a look-up
 _MANY = 100  # of places at which an entry is looked at behind a listing
@@ -60,9 +61,10 @@ class Rights:
         for name in self._attributes:
             if name in unknown or _decides(link, dn, [name], end):
                 continue
-            if link.compared(dn, name, end - monotonic()) == _UNDEFINED_TYPE:
+            code = link.compared(dn, name, end - monotonic())
+            if code == _UNDEFINED_TYPE:
                 unknown.add(name)
-            elif _may_have(link, dn, name, end):
+            elif _may_have(link, dn, name, code, end) and _evaluates(link, end):
                 what = f"{link.url}: bind_dn may not read {name} of {dn}"
                 raise Broken(DirectoryError(what, "what is hidden reads as nothing: let it, or use another attribute"))
 
@@ -87,9 +89,14 @@ def _decides(link: Link, dn: str, names: Sequence[str], end: float) -> bool:
     return any(message["type"] == "searchResEntry" for message in found)
 
 
-def _may_have(link: Link, dn: str, name: str, end: float) -> bool:
+def _evaluates(link: Link, end: float) -> bool:
+    """Whether the server knows what such a filter means, asked of what everybody may see (RFC 4512 section 5.1)."""
+    return _decides(link, "", ["objectClass"], end)
+
+
+def _may_have(link: Link, dn: str, name: str, code: int, end: float) -> bool:
     """Whether the entry is there and could have the attribute: Active Directory says so ([MS-ADTS] 3.1.1.4.5.20), where
-    other servers have an error for an attribute that they do not know."""
+    other servers have an error for an attribute that they do not know. code: of a comparison with it."""
     try:
         found = link.search(dn, "(objectClass=*)", ["allowedAttributes"], end - monotonic(), scope=ldap3.BASE)
     except DirectoryError:
@@ -97,5 +104,7 @@ def _may_have(link: Link, dn: str, name: str, end: float) -> bool:
     for message in found:
         if message["type"] == "searchResEntry":
             values = message["raw_attributes"].get("allowedAttributes") or ()
-            return not values or name.lower() in {value.decode("utf-8", "replace").lower() for value in values}
+            if not values:
+                return code != _NO_SUCH_ATTRIBUTE
+            return name.lower() in {value.decode("utf-8", "replace").lower() for value in values}
     return False
