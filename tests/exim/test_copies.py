@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.exim.listener import Stub
 from tests.exim.site import Site, exim_conf
 from tests.mta.exim import EximInstance
 from tests.mta.sending import send
 from tests.mta.waiting import wait_for
+from transport.config.settings import Daemon, Destination, Domain, Listener, Settings
 
 pytestmark = pytest.mark.e2e
 
@@ -164,3 +166,35 @@ def test_rewriting_of_the_site(site: Site, cleaned: Callable[[Callable[[], objec
     exim.wait_empty()
     site.store.wait(sent.subject, *(name for name in names if not name.startswith("bob")))
     site.s.wait(sent.subject, "ann@tenant.example", "bob@tenant.example", "ann@dual.example", "keeps@dual.example")
+
+
+def test_cutthrough_forgets_nobody(site: Site, cleaned: Callable[[Callable[[], object]], None]) -> None:
+    """A site's ACL that passes mail on while it comes in (cutthrough): who is listed at the other side, behind somebody
+    whose mail goes that way, gets it too, and a copy is made."""
+    path = site.folder / "cutthrough.sock"
+    hop = f"hosts={site.s.host} port=25 tls=may"
+    store = f"store_via=smtp store_hosts={site.second.host} store_port=25"
+    replies = {
+        "zed": f"decision=relay {hop} verify=yes",
+        "bob": f"decision=relay {hop} verify=no",
+        "ann": f"decision=local copy=relay {store} {hop} verify=no",
+        "carl": f"decision=local {store} verify=no",
+    }
+    stub = Stub(path, lambda line: replies[line.decode().rpartition("recipient=")[2].partition("@")[0]].encode())
+    cleaned(stub.close)
+    settings = Settings(
+        daemon=Daemon(exim=(Listener("unix", str(path)),)),
+        destinations={"s": Destination("s", hosts=(site.s.host,))},
+        domains={"cut.example": Domain("cut.example", destination="s")},
+    )
+    conf = exim_conf(settings, store=site.store, outside=site.outside)
+    cut = "acl_check_rcpt:\n  warn control = cutthrough_delivery\n"
+    exim = EximInstance(conf.replace("acl_check_rcpt:\n", cut), name="cutthrough").start()
+    cleaned(exim.stop)
+    for here, there in (("carl", "bob"), ("", "zed bob"), ("ann", "ann"), ("carl ann", "ann"), ("ann", "zed ann")):
+        first = there.split() if here in there else here.split()
+        names = [f"{name}@cut.example" for name in dict.fromkeys([*first, *here.split(), *there.split()])]
+        sent = send(exim.ip, OUTSIDE, names, subject=f"cutthrough {here} {there}")
+        assert set(sent.codes.values()) == {250}
+        site.second.wait(sent.subject, *(f"{name}@cut.example" for name in here.split()))
+        site.s.wait(sent.subject, *(f"{name}@cut.example" for name in there.split()))

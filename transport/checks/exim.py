@@ -27,6 +27,8 @@ OWN_MACROS = (
 )  # fmt: skip
 """What a site may set as it likes."""
 
+_VERBS = ("accept", "defer", "deny", "discard", "drop", "require", "warn")
+
 _ROUTING = ("dnslookup", "manualroute", "accept", "ipliteral", "iplookup", "queryprogram")
 
 
@@ -50,6 +52,7 @@ def findings(settings: Settings, exim: Exim, deploy: str = "", maps: Path | None
         *_socket(settings, own.get("SPLITMX_SOCKET", ""), deploy, exim),
         *_order(settings, exim),
         *_aliases(settings, exim),
+        *_cutthrough(exim),
         *_classes(settings, exim),
         *_files(wanted),
         *_local(settings, exim),
@@ -276,6 +279,23 @@ def _aliases(settings: Settings, exim: Exim) -> Iterator[Finding]:
                 'put it before ours, or list them: a directory with format = "aliases"; for Debian run `splitmx exim'
                 " show` again",
             )
+
+
+def _cutthrough(exim: Exim) -> Iterator[Finding]:
+    """ACLs that pass a message on while it is still coming in, whoever else it is for."""
+    for name, lines in exim.acls.items():
+        statement: list[str] = []
+        for line in (*lines, "accept"):
+            if line.split()[0] in _VERBS:
+                text = "\n".join(statement)
+                if "cutthrough_delivery" in text and not re.search(r"(?m)\bdomains = .*! ?\+splitmx_domains", text):
+                    yield error(
+                        f"ACL {name} has control = cutthrough_delivery: Exim then forgets recipients that are delivered"
+                        " elsewhere than the first one, and copies",
+                        "leave it out, or add domains = ! +splitmx_domains there",
+                    )
+                statement = []
+            statement.append(line)
 
 
 def _takes_everybody(driver: Driver) -> bool:

@@ -272,13 +272,17 @@ splitmx_copy_envelope:
   forbid_pipe
   forbid_include
 
-# Listed at the other side: a recipient is good without asking anybody, even while DNS is down.
+# Listed at the other side: a recipient is good without asking anybody, even while DNS is down. Two addresses, no
+# `accept`: Exim stops at them, and gives up a cutthrough connection of an earlier recipient (the message would go there
+# alone). With a copy, the same for a store by SMTP.
 splitmx_listed:
-  driver = accept
+  driver = redirect
   domains = +splitmx_routed
-  condition = ${if and{{eq{SPLITMX_WAY}{relay}} {!eq{${extract{verify}{$address_data}}}{yes}}}}
+  condition = ${if or{{and{{eq{SPLITMX_WAY}{relay}} {!eq{${extract{verify}{$address_data}}}{yes}}}} \
+    {and{{SPLITMX_COPY_THERE} {eq{${extract{store_via}{$address_data}}}{smtp}}}}}}
   verify_only
   verify_sender = false
+  data = SPLITMX_NOBODY, no.SPLITMX_NOBODY
 
 # tls = "dane": without a proven TLSA record for every host Exim would bounce; wait for it instead.
 splitmx_dane:
