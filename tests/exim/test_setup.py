@@ -250,6 +250,10 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     assert list(sent.codes.values()) == [250, 250, 550], sent.texts
     site.store.wait(sent.subject, "nobody@example.com")
     site.s.wait(sent.subject, "bob@example.com")
+    # and so does its real-NAME, for what this host itself has to tell a user
+    assert send(exim.ip, "o@outside.test", "real-nobody@example.com").codes == {"real-nobody@example.com": 550}
+    exim.sendmail("", ["real-nobody@example.com"], "Subject: error in your .forward\n\nx\n")
+    site.store.wait("error in your .forward", "nobody@example.com")
 
 
 @pytest.mark.e2e

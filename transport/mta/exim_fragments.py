@@ -262,4 +262,14 @@ splitmx_aliases:
   directory_transport = SYSTEM_ALIASES_DIRECTORY_TRANSPORT
 .endif
 
+# The same for its real-NAME, by which users are told from this host that their .forward has errors.
+splitmx_real_local:
+  driver = accept
+  domains = +splitmx_routed
+  local_part_prefix = real-
+  condition = ${if and{{eq{SPLITMX_WORD}{unknown}} {match_ip{$sender_host_address}{:@[]}} \
+    {match_domain{$domain}{+local_domains}}}}
+  check_local_user
+  transport = LOCAL_DELIVERY
+
 """
