@@ -138,6 +138,7 @@ def test_check_is_content_with_what_show_prints(site: Site, monkeypatch: pytest.
             ("  hosts_require_tls = *\n", "", "transport splitmx_smtp_encrypt is not what it should be"),
             ("acl_check_rcpt:\n", "acl_check_rcpt:\n  accept hosts = 127.0.0.1\n", "accepts recipients before"),
             ("acl_check_rcpt:\n", "acl_check_rcpt:\n  warn control = cutthrough_delivery\n", "forgets recipients"),
+            ("begin retry\n* *", "begin retry\nother.example *", "no retry rule is for example.com"),
             (f"SPLITMX_SOCKET = {site.folder}", "SPLITMX_SOCKET = /else", "but the daemon listens at"),
             ("acl_smtp_rcpt = acl_check_rcpt", "", "acl_smtp_rcpt is not set"),
             (

@@ -53,6 +53,7 @@ def findings(settings: Settings, exim: Exim, deploy: str = "", maps: Path | None
         *_order(settings, exim),
         *_aliases(settings, exim),
         *_cutthrough(exim),
+        *_retry(settings, exim),
         *_classes(settings, exim),
         *_files(wanted),
         *_local(settings, exim),
@@ -296,6 +297,16 @@ def _cutthrough(exim: Exim) -> Iterator[Finding]:
                     )
                 statement = []
             statement.append(line)
+
+
+def _retry(settings: Settings, exim: Exim) -> Iterator[Finding]:
+    """A domain of ours without a retry rule: Exim bounces at once what is put off."""
+    for domain in [domain.name for domain in settings.domains.values() if domain.enabled == "yes"][:5]:
+        if "No retry information" in run([*exim.command, "-brt", f"postmaster@{domain}"]):
+            yield error(
+                f"no retry rule is for {domain}: whatever is put off for a moment is bounced at once",
+                "in the retry section: * * F,2h,15m; G,16h,1h,1.5; F,4d,6h",
+            )
 
 
 def _takes_everybody(driver: Driver) -> bool:
