@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.site import Cleaned, Site
 from tests.e2e.test_filter import with_filter
 from tests.mta.places import new_address
-from tests.mta.recording import RecordingSmtp
+from tests.mta.recording import RecordingSmtp, certificate, tls_context
 from tests.mta.sending import OUTSIDE
 from tests.mta.waiting import wait_for
 
@@ -47,6 +47,58 @@ def test_a_store_by_the_service_of_all_mail(cleaned: Cleaned) -> None:
 
     assert done.returncode == 1
     assert "PROBLEM: smtp_fallback_relay = [192.0.2.1] would get what the store smtp:[192.0.2.2]" in done.stdout
+
+
+def test_a_smarthost_that_speaks_tls_at_once(cleaned: Cleaned) -> None:
+    """With smtp_tls_wrappermode for a smarthost at port 465, mail and copies reach the other side all the same."""
+    settings = {"relayhost": "[192.0.2.1]:465", "smtp_tls_wrappermode": "yes", "smtp_tls_security_level": "encrypt"}
+    site = Site(cleaned, settings=settings, domain={"delivery": '"dual"'})
+    site.secondary.tls = tls_context(*certificate(site.secondary.host))
+    site.install()
+    assert site.check() == []
+
+    sent = site.send("ann@example.com", "bob@example.com")
+
+    site.arrives(sent, here=["ann@example.com"], there=["ann@example.com", "bob@example.com"])
+
+
+@pytest.mark.parametrize("how", ["every host", "by sender"])
+def test_a_password_for_the_smarthost(cleaned: Cleaned, how: str) -> None:
+    """The other side offers AUTH, and is not told the password that main.cf has for a smarthost; its mail arrives."""
+    settings = {"smtp_sasl_auth_enable": "yes", "smtp_sasl_security_options": "noanonymous"}
+    if how == "by sender":
+        settings |= {"smtp_sender_dependent_authentication": "yes"}
+    table = "static:us:secret" if how == "every host" else "inline:{me@away.test=us:secret}"
+    site = Site(cleaned, settings={**settings, "smtp_sasl_password_maps": table}, domain={"delivery": '"dual"'})
+    site.secondary.extensions += ("AUTH PLAIN LOGIN",)
+    site.install()
+    assert site.check() == []
+
+    sent = site.send("ann@example.com", "bob@example.com")
+
+    site.arrives(sent, here=["ann@example.com"], there=["ann@example.com", "bob@example.com"])
+
+
+def test_a_password_that_is_meant_for_the_other_side(cleaned: Cleaned) -> None:
+    """A site that logs in at the destination on purpose goes on to: nothing is switched off."""
+    site = Site(cleaned, settings={"smtp_sasl_auth_enable": "yes", "smtp_sender_dependent_authentication": "yes"})
+    own = site.mta.file("passwords", f"{site.secondary.nexthop} us:secret\n")
+    site.mta.set(smtp_sasl_password_maps=f"texthash:{own}")
+
+    assert "smtp_sasl_auth_enable" not in site.show()
+
+
+def test_tls_at_once_by_the_service_of_all_mail(cleaned: Cleaned) -> None:
+    """Where the destination's service carries all mail to such a smarthost, it asks for one of its own, by name."""
+    settings = {"relayhost": "[192.0.2.1]:465", "smtp_tls_wrappermode": "yes", "smtp_tls_security_level": "encrypt"}
+    site = Site(cleaned, settings=settings, destination={"service": '"smtp"'})
+
+    done = site.splitmx.run("postfix", "show", "--config-directory", str(site.mta.config))
+
+    assert done.returncode == 1
+    assert (
+        "PROBLEM: smtp_tls_wrappermode = yes: [destinations.there] does not speak TLS before it greets" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("key", ["example.com", ".com", "*"])

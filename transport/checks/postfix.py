@@ -158,7 +158,7 @@ def _services(postfix: Postfix, plan: Plan) -> Iterator[Finding]:
             continue
         live = service.overrides.get(override.name)
         if live is None or _plain(live) != _plain(override.value):
-            level = error if override.name.endswith(("_maps", "_relay")) else warning
+            level = error if override.name.endswith(("_maps", "_relay", "_wrappermode", "_enable")) else warning
             yield level(
                 f"master.cf: {override.service} lacks -o {override.name}={override.value}: {override.why}", SHOW
             )

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from transport.address import fold_domain
-from transport.config.settings import Destination, Unknown
+from transport.config.settings import Unknown
 from transport.maps import transport as transport_map
 from transport.maps.build import refusals
 from transport.maps.guard import spellings
-from transport.maps.nexthop import host_hop, next_hop
-from transport.mta.postfix import Service, split_list
+from transport.maps.nexthop import hops, host_hop, next_hop
+from transport.mta import postfix_ways as ways
+from transport.mta.postfix import split_list
 from transport.mta.postfix_parts import LOCAL, RELAY, VIRTUAL, Master, Override
-from transport.names import local_stores
 
 if TYPE_CHECKING:
     from transport.mta.postfix_plan import Planner
@@ -117,11 +117,12 @@ def destinations(planner: Planner) -> None:
     for destination in planner.settings.destinations.values():
         name = destination.service
         if planner.postfix.service(name) is None:
-            entry = f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name}{no_fallback(planner)}"
+            entry = f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name}"
+            entry += ways.off(planner, hops(destination))
             why = f"the service of destination {destination.name}; limits go here, as {name}_destination_…"
             planner.plan.masters.append(Master(f"{name}/unix", entry, why))
         else:
-            fallback(planner, destination)
+            ways.of_destination(planner, destination)
         if destination.bounce == "postmaster":
             planner.plan.problems.append(
                 f'[destinations.{destination.name}] bounce = "postmaster": Postfix sends the report of a relayed '
@@ -132,51 +133,7 @@ def destinations(planner: Planner) -> None:
         own = [host for host in destination.hosts if host_hop(host, 25) == host_hop(hostname(planner), 25)]
         if own:
             planner.plan.problems.append(f"[destinations.{destination.name}] names this host, {own[0]}: it would loop")
-    stores(planner)
-
-
-FALLBACK = "smtp_fallback_relay"
-
-
-def no_fallback(planner: Planner) -> str:
-    """For a master.cf entry: whom the other side does not take now waits.
-
-    A smarthost would look up the domain's MX, which is this host: round and round, with a copy each time.
-    """
-    return f" -o {FALLBACK}=" if planner.postfix.full(FALLBACK) else ""
-
-
-def fallback(planner: Planner, destination: Destination) -> None:
-    """The same for a service that is there, unless others need it as it is."""
-    place = f"[destinations.{destination.name}]"
-    _own_way(planner, destination.service, f"{place} does not take", "the other side", "give the destination a service")
-
-
-def stores(planner: Planner) -> None:
-    """The same for stores here that are reached by smtp(8)."""
-    for domain in planner.domains:
-        for store in dict.fromkeys(local_stores(domain).values()):
-            name = store.partition(":")[0]
-            service = planner.postfix.service(name) if name else None
-            if service is not None and service.command == "smtp":
-                advice = f"give {domain.name} a store with a service"
-                _own_way(planner, name, f"the store {store} does not take", "the store", advice)
-
-
-def _own_way(planner: Planner, name: str, refused: str, who: str, advice: str) -> None:
-    service = planner.postfix.service(name)
-    if service is None or FALLBACK in service.overrides or not planner.postfix.full(FALLBACK):
-        return
-    if any(o.service == service.key and o.name == FALLBACK for o in planner.plan.overrides):
-        return
-    if name == "smtp" or (name == "relay" and planner.others(RELAY)):
-        planner.plan.problems.append(
-            f"{FALLBACK} = {planner.postfix.full(FALLBACK)} would get what {refused} now, and bring it back here; "
-            f"service {name} carries other mail too: {advice} of its own in master.cf"
-        )
-        return
-    why = f"what {who} does not take now waits; {FALLBACK} would bring it back here"
-    planner.plan.overrides.append(Override(service.key, FALLBACK, "", why))
+    ways.of_stores(planner)
 
 
 def hostname(planner: Planner) -> str:
@@ -231,17 +188,6 @@ def verify(planner: Planner) -> None:
         probes(planner, {d.destination for d in probed if d.destination})
 
 
-_COPIES_OWN = "smtp_generic_maps", "smtp_discard_ehlo_keywords"
-
-
-def as_carried(carrier: Service | None, but: Iterable[str] = _COPIES_OWN) -> str:
-    """For a service beside a destination's own: the same `-o` (source address, greeting, TLS, ...), by which the other
-    side knows us. but: what it has of its own."""
-    overrides = carrier.overrides if carrier is not None else {}
-    left_out = {"syslog_name", FALLBACK, *but}
-    return "".join(f" -o {k}={v}" for k, v in overrides.items() if k not in left_out and v.split() == [v])
-
-
 def probes(planner: Planner, names: Iterable[str]) -> None:
     """Probes apart from mail: services of their own, so that no queue, delay or limit of the one holds up the other.
 
@@ -249,16 +195,18 @@ def probes(planner: Planner, names: Iterable[str]) -> None:
     """
     parameter = "address_verify_transport_maps"
     services: dict[str, list[str]] = {}
+    probed: dict[str, tuple[str, ...]] = {}
     for name in sorted(names):
         destination = planner.settings.destinations[name]
         services.setdefault(destination.service, []).append(next_hop(destination))
+        probed[destination.service] = (*probed.get(destination.service, ()), *hops(destination))
     lines = []
-    for service, hops in services.items():
-        lines += [f"/^{re.escape(f'{service}:{hop}')}$/ probe-{service}:{hop}\n" for hop in dict.fromkeys(hops)]
+    for service, every in services.items():
+        lines += [f"/^{re.escape(f'{service}:{hop}')}$/ probe-{service}:{hop}\n" for hop in dict.fromkeys(every)]
         carrier = planner.postfix.service(service) or planner.postfix.service("relay")
         root = "y" if carrier is not None and carrier.chroot else "n"
         entry = f"probe-{service} unix - - {root} - - smtp -o syslog_name=postfix/probe-{service}"
-        entry += as_carried(carrier, ()) + no_fallback(planner)
+        entry += ways.as_carried(carrier, ()) + ways.off(planner, probed[service], carrier)
         planner.plan.masters.append(Master(f"probe-{service}/unix", entry, "probes keep no mail waiting"))
     entry = planner.guard.live_through("transport", "probes.regexp", "".join(lines), "routes of probes")
     own = planner.own(parameter if parameter in planner.postfix.own else "transport_maps")

@@ -15,10 +15,11 @@ from pathlib import Path
 from transport.config.settings import Destination, Domain, Settings
 from transport.maps.build import ORDER, strangers
 from transport.maps.guard import spellings
-from transport.maps.nexthop import copy_service, local_copy_route
+from transport.maps.nexthop import copy_service, hops, local_copy_route
 from transport.maps.population import MAPS
 from transport.maps.write import is_ours
 from transport.mta import postfix_extras, postfix_policy
+from transport.mta import postfix_ways as ways
 from transport.mta.postfix import CLASSES, Postfix, Service, split_list
 from transport.mta.postfix_guard import Guard
 from transport.mta.postfix_parts import ALIAS, RECIPIENT_MAPS, RELAY, VIRTUAL, Master, Override, Plan, Setting
@@ -275,7 +276,7 @@ class Planner:
             entry = (
                 f"{name} unix - - {root} - - smtp -o syslog_name=postfix/{name} "
                 f"-o smtp_generic_maps={self._generic('smtp', carrier)} -o smtp_discard_ehlo_keywords=dsn"
-                f"{postfix_extras.as_carried(carrier)}{postfix_extras.no_fallback(self)}"
+                f"{ways.as_carried(carrier)}{ways.off(self, hops(destination), carrier)}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, "copies: the real address back, no trace of ours"))
         stores = [store for d in self.copying() if d.delivery == "all" for store in local_stores(d).values()]
@@ -286,7 +287,7 @@ class Planner:
             entry = (
                 f"{name} unix - - {root} - - {program} -o syslog_name=postfix/{name} "
                 f"-o {program}_generic_maps={self._generic(program)} -o {program}_discard_{word}_keywords=dsn"
-                f"{postfix_extras.no_fallback(self) if program == 'smtp' else ''}"
+                f"{ways.off(self) if program == 'smtp' else ''}"
             )
             self.plan.masters.append(Master(f"{name}/unix", entry, 'the copy here of delivery = "all"'))
         if any(d.delivery != "split" and d.enabled == "yes" for d in self.copying()):
