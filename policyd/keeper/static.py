@@ -240,7 +240,8 @@ class Static:
         if changed or left:
             self.built_at = time.time()
             self.builds += 1
-            log.say(log.INFO, "the list of domains for Postfix changed", file=path)
+            log.say(log.INFO, "the list of domains for Postfix changed", file=path,
+                    hint="splitmx postfix check says whether main.cf still names one that has gone")  # fmt: skip
             if existed and self._reload_postfix():
                 self._returned(settings)
         self.waiting = tuple(leaving.absent(settings, folder))
