@@ -81,6 +81,24 @@ def test_preset(samba_ad: SambaAd, make: Make) -> None:
     assert live.server == listing.server == samba_ad.url
 
 
+def test_members_outside_the_base_are_members_live_too(samba_ad: SambaAd, make: Make) -> None:
+    """A new group of more than are asked one by one: those who are found by memberOf, and those of other folders."""
+    inside = [samba_ad.user(f"u{i}", f"u{i}@example.com") for i in range(21)]
+    zoe = samba_ad.contact("zoe", "zoe@example.com", "SMTP:zoe@example.com")
+    samba_ad.ldif(
+        f"dn: {zoe}\nchangetype: modrdn\nnewrdn: CN=zoe\ndeleteoldrdn: 1\nnewsuperior: OU=groups,{samba_ad.suffix}\n"
+    )
+    group = samba_ad.group("all", "all@example.com", [*inside, f"CN=zoe,OU=groups,{samba_ad.suffix}"])
+    samba_ad.ldif(
+        f"dn: {group}\nchangetype: modrdn\nnewrdn: CN=all\ndeleteoldrdn: 1\nnewsuperior: OU=people,{samba_ad.suffix}\n"
+    )
+    source = make(base=f"OU=people,{samba_ad.suffix}")
+    (live,) = source.ask([("all", "example.com")], 5).records
+    everyone = {f"u{i}@example.com" for i in range(21)} | {"zoe@example.com"}
+    assert set(live.targets) == everyone
+    assert set(listed(source.list())["all@example.com"].targets) == everyone
+
+
 def test_more_members_than_a_range_and_more_people_than_a_page(make: Make) -> None:
     """1,600 members come in ranges of 1,500, and 1,600 people in pages; listed and live the group has them all."""
     samba_ad = SambaAd()  # one of its own: a quick end beats 1,600 deletions

@@ -227,12 +227,14 @@ class LdapSource:
         """The addresses of a group's members, now."""
         entries = self._entries
         names = [value for value in entry.members if entries.is_dn(value)]
+        known: dict[bytes, str] = {}
         if len(names) > 20 and entries.has_member_of(message):
-            return entries.addresses_by_group(link, str(message["dn"]), end)
+            known = entries.addresses_by_group(link, str(message["dn"]), end)
+            names = [value for value in names if dn_key(value) not in known]  # of elsewhere, or memberOf is hidden
         if len(names) > LIVE_MEMBERS:
             what = f"{external(*entry.records[0][:2])} is a new group of {len(names)} members"
             raise DirectoryError(what, "too many to look up while mail waits; the next sync brings it")
-        return {dn_key(value): entries.address_of(link, value, end - monotonic()) or "-" for value in names}
+        return known | {dn_key(value): entries.address_of(link, value, end - monotonic()) or "-" for value in names}
 
     def changes(self, cookie: bytes, limit: int) -> Changes:
         """What changed since the cookie (`transport.directories.ldap_changes`)."""
