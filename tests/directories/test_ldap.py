@@ -280,6 +280,25 @@ def test_tls_is_verified(slapd: Slapd, make: Make, authority: Authority, secure:
         elsewhere.close()
 
 
+def test_a_certificate_that_expires_while_we_run(make: Make, authority: Authority) -> None:
+    """The fault says so, and a new one is good without a restart of ours."""
+    server = Slapd(authority=authority)
+    try:
+        server.person("ann", "ann@example.com")
+        source = make(server.ldaps, ca_file=str(authority.ca))
+        assert names(source.ask([ANN], 5)) == {"ann@example.com"}
+        authority.issue(f"slapd{server.port}", days=-1)
+        server.restart()
+        with pytest.raises(DirectoryError, match="out of date") as caught:
+            source.ask([ANN], 5)
+        assert "renew" in caught.value.hint
+        authority.issue(f"slapd{server.port}")
+        server.restart()
+        assert names(source.ask([ANN], 5)) == {"ann@example.com"}
+    finally:
+        server.close()
+
+
 def test_starttls_that_is_not_offered_is_a_fault(make: Make) -> None:
     """Never plain text instead."""
     bare = Slapd()

@@ -37,8 +37,8 @@ class Authority:
             ]
         )
 
-    def issue(self, name: str, *alternatives: str) -> tuple[Path, Path]:
-        """A server certificate and its key; alternatives such as `IP:127.0.0.1` or `DNS:localhost`."""
+    def issue(self, name: str, *alternatives: str, days: int = 3650) -> tuple[Path, Path]:
+        """A server certificate and its key; alternatives such as `IP:127.0.0.1` or `DNS:localhost`; -1 day: expired."""
         key, request, certificate = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
         run(
             [
@@ -74,7 +74,7 @@ class Authority:
                 "-set_serial",
                 str(self._serial),
                 "-days",
-                "3650",
+                str(days),
                 "-extfile",
                 str(extensions),
                 "-out",

@@ -387,6 +387,8 @@ def _fault_of(error: BaseException, url: str, *, expired: bool) -> DirectoryErro
         return DirectoryError(what, "is it an LDAP server, on this port, and what stands between?")
     if "mismatch" in low:
         return DirectoryError(f"{url}: its certificate is not for this host", "write the certificate's name in url")
+    if "expired" in low or "not yet valid" in low:
+        return DirectoryError(f"{url}: its certificate, or its CA's, is out of date", "renew it; is this clock right?")
     if "certificate" in low or "[x509" in low:
         return DirectoryError(f"{url}: its certificate is not trusted: {words}", "set ca_file to the server's CA")
     if "starttls" in low or "start_tls" in low or "startTLS" in words:
