@@ -246,7 +246,7 @@ class LdapSource:
             if changes.present is not None:
                 self._places.need(link)  # who is not present may only be below a place that fails
             if changes.upserts:
-                self._rights.need(link, (), monotonic() + BULK)
+                self._rights.need_all(link)
             return changes
         except Broken as broken:
             self.ring.failed(link.url, link.address)

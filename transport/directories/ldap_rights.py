@@ -22,7 +22,7 @@ _NAMES = re.compile(r"(?:^|\()\s*([A-Za-z][\w-]*)(?:;[\w-]+)*\s*(?:[~<>]?=|:)") 
 _UNDEFINED_TYPE = 17  # undefinedAttributeType: no schema of the server has it, and nobody a value of it
 _NO_SUCH_ATTRIBUTE = 16  # nothing to hide, then
 _AGAIN = 1.0  # seconds for which a connection that has shown everything is believed to show it
-_ASKED = 3  # entries that are looked at behind a look-up
+_KEPT = 3  # entries that are looked at when no listing chose any
 _MANY = 100  # of places at which an entry is looked at behind a listing
 
 
@@ -36,6 +36,7 @@ class Rights:
         self._attributes = tuple(dict.fromkeys(name.partition(";")[0] for name in names if name))
         self._unknown: dict[str, set[str]] = {}  # by server: attributes that no schema of it has
         self._samples: Sequence[str] = ()
+        self._turn = 0
 
     def listed(self, link: Link, samples: Mapping[bytes, str]) -> None:
         """Behind a listing; samples: the DN of an entry for each place. Raises Broken where an attribute is hidden:
@@ -44,15 +45,22 @@ class Rights:
         chosen = [samples[place] for place in sorted(samples, key=len)[:_MANY]]
         for dn in dict.fromkeys((*chosen, *self._samples)):  # those of the last time may have left the filter by it
             self._read(link, dn, monotonic() + BULK)
-        self._samples = chosen[-_ASKED:]
+        self._samples = chosen[-_KEPT:]
 
     def need(self, link: Link, found: Sequence[str], end: float) -> None:
-        """Behind a look-up that found these entries (DNs). Raises Broken as `listed` does. end: monotonic."""
+        """Behind a look-up that found these entries (DNs): one of them is looked at, so that a far server is asked once
+        more and not thrice. Raises Broken as `listed` does. end: monotonic."""
         if monotonic() - link.read_at < _AGAIN:
             return
-        for dn in (*found, *self._samples)[:_ASKED]:
-            self._read(link, dn, end)
+        self._turn += 1
+        if chosen := found or self._samples:
+            self._read(link, chosen[self._turn % len(chosen)], end)
         link.read_at = monotonic()
+
+    def need_all(self, link: Link) -> None:
+        """Behind changes: as `listed`, of those that it looked at last."""
+        for dn in self._samples:
+            self._read(link, dn, monotonic() + BULK)
 
     def _read(self, link: Link, dn: str, end: float) -> None:
         unknown = self._unknown.setdefault(link.server, set())
