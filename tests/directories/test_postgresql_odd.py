@@ -235,3 +235,22 @@ def test_a_policy_that_hides_rows_is_a_fault_where_none_is_meant(postgres: Postg
         with pytest.raises(DirectoryError, match="row-level security") as caught:
             read()
         assert "BYPASSRLS" in caught.value.hint
+
+
+def test_a_session_that_was_outlived_denies_nobody(postgres: Postgres, sources: list[SqlSource]) -> None:
+    """Tables were moved to another schema by `search_path`, which an open session does not see: once the new ones were
+    listed, look-ups ask them, too. A name that leads to another server is the same."""
+    rows = "(address text); INSERT INTO {}r VALUES ('ann@example.com')"
+    new = f"CREATE SCHEMA new; CREATE TABLE new.r {rows.format('new.')}, ('bob@example.com'); GRANT USAGE ON SCHEMA new"
+    postgres.database("moved", f"CREATE TABLE r {rows.format('')}; {new} TO reader")
+    url = postgres.url_of("moved", "reader", postgres.reader_password)
+    live, listing = (SqlSource("here", SqlOptions(url, "SELECT address FROM r")) for _ in range(2))
+    sources += [live, listing]
+    assert [record[:2] for record in live.ask(NAMES, 2).records] == NAMES[:1]
+    assert len(list(listing.list().records)) == 1
+    kept = live._live
+    assert [record[:2] for record in live.ask(NAMES, 2).records] == NAMES[:1]
+    assert live._live is kept
+    postgres.sql("ALTER ROLE reader IN DATABASE moved SET search_path = new, public")
+    assert len(list(listing.list().records)) == 2
+    assert [record[:2] for record in live.ask(NAMES, 2).records] == NAMES

@@ -21,6 +21,7 @@ from transport.config.settings import SqlOptions
 from transport.directories.base import DirectoryError
 from transport.directories.sql_connect import LIVE, engine_of, fault_of, opened, sqlite_path, with_present_password
 from transport.directories.sql_pooler import is_pooled
+from transport.directories.sql_session import is_outlived, note
 
 _RETRY_AFTER = 30.0  # seconds before a host that failed is begun with again
 _FIRST_WORDS = 30.0  # seconds for a server to say its first words to a listing
@@ -113,7 +114,7 @@ class Servers:
             self._engines.clear()  # they hold no connections
         hosts = self._hosts
         if hosts is None:
-            return self._open(live, None, "")
+            return self._open(live, None, "", listing=rewind)
         if rewind:
             hosts.rewind()
         began = time.monotonic()
@@ -123,7 +124,7 @@ class Servers:
             if live and fault is not None and time.monotonic() - began > LIVE / 2:
                 break
             try:
-                connection = self._open(live, host, kind)
+                connection = self._open(live, host, kind, listing=rewind)
             except DirectoryError as error:
                 fault = error
                 if kind != "standby":
@@ -145,7 +146,7 @@ class Servers:
         else:
             yield from ((host, "") for host in order)
 
-    def _open(self, live: bool, host: _PAIR | None, kind: str) -> Connection:
+    def _open(self, live: bool, host: _PAIR | None, kind: str, *, listing: bool) -> Connection:
         engine = self._engines.get((live, host, kind))
         if engine is None:
             more: dict[str, Any] = {}
@@ -160,7 +161,8 @@ class Servers:
             if self.path is not None:
                 self.path.stat()  # an empty or missing file would only say "unable to open database file"
             # not a look-up's own deadline, which a slow one would never meet
-            return opened(engine, engine.connect, LIVE if live else _FIRST_WORDS, self.options.url)
+            seconds, url = LIVE if live else _FIRST_WORDS, self.options.url
+            return opened(engine, lambda: note(engine.connect(), url, listing=listing), seconds, url)
         except FileNotFoundError:
             raise DirectoryError(f"{self.path} does not exist", "check the path in `url`") from None
         except PermissionError:
@@ -171,11 +173,13 @@ class Servers:
             raise fault_of(error, self.options.url) from None
 
     def left(self, connection: Connection) -> bool:
-        """Whether a new connection would come out elsewhere: all others have gone on to another host, or it has ended.
-        An old one would answer for ever."""
+        """Whether a new connection would come out elsewhere: all others have gone on to another host, the last listing
+        did so, or this one has ended. An old one would answer for ever."""
         if connection.closed or connection.invalidated:  # SQLAlchemy would make a new one by itself, with no end set
             return True
-        return self._hosts is not None and connection.info.get("host") != self._hosts.current
+        if self._hosts is not None and connection.info.get("host") != self._hosts.current:
+            return True
+        return is_outlived(connection, self.options.url)
 
     def close(self) -> None:
         """Forget the engines; connections are closed by who opened them."""
