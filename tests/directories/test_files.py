@@ -93,6 +93,23 @@ def test_a_kind_nobody_knows_takes_nobody_away(tmp_path: Path) -> None:
     assert [what for what, _ in listing.skipped.first] == ["room@example.com"]
 
 
+@pytest.mark.parametrize(("separator", "end"), [(",", ""), (",", ","), (";", ";;")])
+def test_separators_behind_the_last_value_lose_nobody(tmp_path: Path, separator: str, end: str) -> None:
+    """Spreadsheets write them where a row was longer once; a value that is too many still is."""
+    text = f"address,kind\nann@example.com,mailbox{end}\nbob@example.com,alias{end}\ncarl@example.com,mailbox,x\n"
+    listing = listing_of(tmp_path, "csv", text.replace(",", separator))
+    assert [record.local for record in records(listing)] == ["ann", "bob"]
+    assert listing.skipped.count == 1
+
+
+@pytest.mark.parametrize("form", ["list", "csv", "postfix"])
+def test_files_that_were_put_together_lose_nobody(tmp_path: Path, form: str) -> None:
+    """The second one's byte order mark is no part of its first address."""
+    head = "address\n" if form == "csv" else ""
+    listing = listing_of(tmp_path, form, f"\ufeff{head}ann@example.com\n\ufeffbob@example.com\n")
+    assert [record.local for record in records(listing)] == ["ann", "bob"]
+
+
 def test_a_file_written_to_meanwhile_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Size and mtime must be the same before and after reading."""
     path = tmp_path / "list"

@@ -15,13 +15,14 @@ from transport.directories.base import DirectoryError
 
 _EXPORTED = re.compile(r"#\s*exported_at\s*[:=]\s*(\S+)", re.IGNORECASE)
 _ZEROS = "\0\0"  # one alone may be a slip in a name
+_MARK = "\ufeff"  # of the byte order; also in the middle, where files that had one were put together
 _DAMAGED = "write the file anew"
 _WRITTEN = "write the new content to another name and rename it over this one"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """text: decoded, without byte order mark. time: unix time of the content. complete: ends with a line end."""
+    """text: decoded, without byte order marks. time: unix time of the content. complete: ends with a line end."""
 
     path: Path
     text: str
@@ -58,7 +59,7 @@ def read(path: Path) -> Content:
         raise DirectoryError(f"{path}: {error.strerror}", "check `path`") from None
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or len(data) != after.st_size:
         raise DirectoryError(f"{path} is being written", _WRITTEN)
-    text = _decoded(data)
+    text = _decoded(data).replace(_MARK, "")
     if _ZEROS in text:
         raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", _DAMAGED)
     return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)

@@ -146,6 +146,8 @@ def from_table(content: Content, form: str, columns: Mapping[str, str], skipped:
     at: _Columns | None = None
     try:
         for row in rows:
+            if at is not None and len(row) > len(header) and not any(row[len(header) :]):
+                del row[len(header) :]  # separators behind the last value, as spreadsheets write them
             if at is None:
                 header, at = row, _columns(content, layout, row, columns)
             elif len(row) == len(header):
