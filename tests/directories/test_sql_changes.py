@@ -154,6 +154,27 @@ def test_numbers_serve_as_watermark(request: pytest.FixtureRequest, tmp_path: Pa
     assert changed(source.changes(later.cookie, 10)) == {"a@x.example", "b@x.example"}
 
 
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
+def test_times_as_numbers_of_any_unit(database: Database, unit: int) -> None:
+    """Seconds, milliseconds (as Java writes them) and microseconds: a minute of overlap, and one in the future hides
+    nobody who changes now."""
+    now = 1_700_000_000
+    database.run(
+        "CREATE TABLE v (address VARCHAR(99), n BIGINT);"
+        f"INSERT INTO v VALUES ('a@x.example', {now * unit}), ('b@x.example', {(now - 3600) * unit})"
+    )
+    source = database.source("SELECT address, n FROM v", changed="n")
+    listing = source.list()
+    list(listing.records)
+    database.run(f"UPDATE v SET n = {(now - 59) * unit + 1} WHERE address = 'b@x.example'")
+    assert changed(source.changes(listing.cookie, 10)) == {"a@x.example", "b@x.example"}
+    database.run(f"INSERT INTO v VALUES ('c@x.example', {now * 2 * unit})")
+    later = source.list()
+    list(later.records)
+    assert "future" in later.skipped.first[0][1]
+    assert later.cookie == listing.cookie
+
+
 POSTFIXADMIN = """
 CREATE TABLE mailbox (username VARCHAR(255) PRIMARY KEY, active {boolean});
 CREATE TABLE alias (address VARCHAR(255) PRIMARY KEY, goto TEXT, active {boolean});

@@ -26,7 +26,12 @@ from transport.record import Record
 OVERLAP = timedelta(seconds=60)
 _FUTURE = timedelta(days=1)
 _NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_$]*|"[^"]+"|`[^`]+`')
-_EPOCH = range(1_000_000_000, 100_000_000_000)  # numbers that are seconds since 1970, not versions
+# Numbers that are times since 1970, and how many make a second; others are versions, as 20261201120000 is
+_UNITS = (
+    (range(10**9, 10**11), 1),
+    (range(10**12, 2 * 10**13), 1_000),
+    (range(10**15, 2 * 10**16), 1_000_000),
+)
 _SECONDS = len("2026-12-01 12:00:00")
 _BEYOND = 1.7e308  # nearly the largest number of a double
 _NOW = {"sqlite": "SELECT CAST(strftime('%s', 'now') AS INTEGER)", "postgresql": "SELECT extract(epoch from now())"}
@@ -62,13 +67,20 @@ def _moment(value: Value, now: float) -> tuple[datetime, datetime] | None:
     """The value as a time, and the database's now beside it; None for a version number or any other text."""
     try:
         if isinstance(value, (int, float)):
-            if int(value) not in _EPOCH:
+            unit = _unit(value)
+            if not unit:
                 return None
-            return datetime.fromtimestamp(value, UTC), datetime.fromtimestamp(now, UTC)
+            return datetime.fromtimestamp(value / unit, UTC), datetime.fromtimestamp(now, UTC)
         stamp = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (ValueError, OverflowError, OSError):
         return None
     return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)), datetime.fromtimestamp(now, UTC)
+
+
+def _unit(value: float) -> int:
+    """How many of this number's units make a second, 0 where it is a version."""
+    whole = int(value)
+    return next((unit for numbers, unit in _UNITS if whole in numbers), 0)
 
 
 def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None, bool]:
@@ -104,9 +116,9 @@ def _before_time(value: Value) -> bool:
 def _like(stamp: datetime, pattern: Value) -> Value:
     """A time in the form that the column has."""
     if isinstance(pattern, int):
-        return int(stamp.timestamp())
+        return int(stamp.timestamp()) * _unit(pattern)
     if isinstance(pattern, float):
-        return stamp.timestamp()
+        return stamp.timestamp() * _unit(pattern)
     if isinstance(pattern, datetime):
         return stamp if pattern.tzinfo else stamp.replace(tzinfo=None)
     shape = datetime.fromisoformat(pattern)
@@ -120,7 +132,8 @@ def _less_a_minute(value: Value) -> Value:
     if isinstance(value, datetime):
         return value - OVERLAP
     if isinstance(value, (int, float)):
-        return value - OVERLAP.total_seconds() if int(value) in _EPOCH else value
+        overlap = int(OVERLAP.total_seconds()) * _unit(value)
+        return value - overlap if overlap else value
     head, rest = value[:_SECONDS], value[_SECONDS:]  # fractions, however many digits, and the zone stay
     try:
         stamp = datetime.fromisoformat(head)
