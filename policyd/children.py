@@ -45,6 +45,7 @@ class Child:
         self.started = time.monotonic()
         self.beat = self.started
         self.ready = False
+        self.asked = False  # to stop, by us: its end is no fault of its own
         self.killed: float | None = None  # CLOCK_MONOTONIC of the first SIGKILL
         self._looked: tuple[float, float] | None = None  # CLOCK_MONOTONIC and CPU seconds, once it was silent
 
@@ -126,7 +127,7 @@ class Slot:
 
     def gone(self, now: float) -> None:
         """It died, or could not be forked: decide when the next one starts."""
-        if self.child is not None and now - self.child.started > _QUIET:
+        if self.child is not None and (now - self.child.started > _QUIET or self.child.asked):
             self.deaths = 0
         self.next_start = now if self.deaths == 0 else now + min(self.slowest, 0.25 * 2 ** (self.deaths - 1))
         self.deaths = min(self.deaths + 1, 16)

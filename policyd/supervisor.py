@@ -328,7 +328,8 @@ class Supervisor:
         if False in renewed:  # if the keeper's own are among them, it counts from the start
             self._tell(self.keeper, ("fault", "listener"))
         for slot in self.slots:
-            if (slot is self.keeper) in renewed:
+            if slot.child is not None and (slot is self.keeper) in renewed:
+                slot.child.asked = True
                 self._tell(slot, ("stop",))
 
     # --- reload, stop, watchdog -------------------------------------------------------------------------------

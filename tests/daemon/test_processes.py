@@ -118,6 +118,16 @@ def test_socket_files_that_are_removed_are_made_again(site: Site) -> None:
     assert site.splitmx.log.read_text().count("a socket file was gone and is made again") == 1 + len(paths)
 
 
+def test_a_socket_file_that_is_removed_again_and_again_closes_no_other(site: Site) -> None:
+    """A worker that we end to renew one has not failed: its successor begins at once, every time, and the others' MTAs
+    are not refused meanwhile."""
+    for times in range(1, 5):
+        site.map.unlink()
+        wait_for(lambda: site.log().count("socket file was gone") == times, 10, site.splitmx.tail)  # noqa: B023
+        site.answers("ann@example.com", LOCAL)
+    assert "listener closed" not in site.log()
+
+
 def test_a_socket_file_that_somebody_else_took_is_left_alone(site: Site) -> None:
     """Another program listens under our name: it is not taken over, and the log names the listener until it is gone."""
     (site.folder / "policy.sock").unlink()
