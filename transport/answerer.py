@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from transport import exim_answer
-from transport.address import MAX_LOCAL, Address, external, fold_domain, forms, parse, unrouted
-from transport.client import PASS, Client, Judgement, Peers, Rule, judge, listener_name
+from transport import exim_answer, policy_answer
+from transport.address import MAX_LOCAL, Address, external, fold_domain, forms, parse
+from transport.client import PASS, Client, Peers, judge
 from transport.config.settings import Settings
 from transport.decision import Decision, Verdict
 from transport.knowledge import Knowledge
@@ -36,7 +36,6 @@ MAX_KEY = 10_000
 
 _MEMO_LIMIT = 20_000
 _EXPANSIONS_LIMIT = 200
-_ROUTED = 4  # domains in one recipient; Postfix refuses what names more than the host and another one
 _OURS = (Of.SPLIT, Of.STRIP, Of.MATCH)
 
 
@@ -276,56 +275,8 @@ class Answerer:
     # policy delegation and Exim
 
     def policy(self, attributes: Mapping[str, str], now: float) -> Outcome:
-        """The action for one policy delegation request (SMTPD_POLICY_README): DESIGN 5.5's order, at RCPT only."""
-        if attributes.get("protocol_state", "RCPT") != "RCPT":
-            return _DUNNO
-        whose, *meant = attributes.get("policy_context", "").split("@")
-        origin = next((word for word in meant if not word.startswith(".")), "")
-        above = next((word for word in meant if word.startswith(".")), "")
-        address = self._recipient(attributes.get("recipient", ""), origin, above)
-        if address is None:
-            return _DUNNO
-        client = Client(
-            address=attributes.get("client_address", ""),
-            listener=listener_name(attributes.get("server_address", ""), attributes.get("server_port", "")),
-            certs=(attributes.get("ccert_fingerprint", ""), attributes.get("ccert_pubkey_fingerprint", "")),
-            # a site whose permits stand in smtpd_relay_restrictions asks about who is logged in, too
-            outsider=whose == "outsider" and not attributes.get("sasl_username"),
-            bounce=not attributes.get("sender", "").strip("<> "),
-        )
-        outcome = self.judged(address, client, now)
-        if outcome.judgement is None or outcome.ask:
-            return outcome
-        action = "DUNNO" if outcome.observe else action_of(outcome.judgement)
-        return Outcome(
-            OK,
-            action,
-            decision=outcome.decision,
-            judgement=outcome.judgement,
-            ask_loop=outcome.ask_loop,
-            keep=outcome.keep,
-            observe=outcome.observe,
-        )
-
-    def _recipient(self, text: str, origin: str, above: str) -> Address | None:
-        """The recipient of ours that smtpd(8) means: policy delegation names it as the client wrote it, the maps get
-        it as trivial-rewrite(8) resolves it.
-
-        origin: $myorigin, where it is ours: the domain of a recipient without one. above: `.$mydomain`, where
-        append_dot_mydomain makes a domain of ours out of a single label.
-        """
-        rest = text
-        for _ in range(_ROUTED):
-            address = parse(rest)
-            if above and address and "." not in address.domain:
-                address = parse(f"{rest}{above}")
-            place = self.router.names.place(address.domain) if address else None
-            if place and place.of in _OURS:
-                return address
-            rest = unrouted(rest)
-            if not rest:
-                break
-        return parse(f"{text}@{origin}" if origin and "@" not in text else text)
+        """The action for one policy delegation request (DESIGN 5.5). attributes: as smtpd(8) sends them."""
+        return policy_answer.answer(self, attributes, now)
 
     def judged(self, address: Address, client: Client, now: float) -> Outcome:
         """Decide and judge an address at RCPT, for both the policy service and Exim; `value` is not final."""
@@ -386,17 +337,6 @@ class _Plain(dict[str, tuple[str, ...] | None]):
         plain = domain.enabled == "yes" and not domain.alias_of and not self._router.timed(name)
         self[name] = found = (*domain.local, *domain.remote) if plain else None
         return found
-
-
-def action_of(judgement: Judgement) -> str:
-    """A judgement as a policy action (access(5)). Text always follows a code: digits alone mean permit."""
-    if judgement.rule is Rule.NONE:
-        return "DUNNO"
-    if judgement.rule is Rule.VERIFY:
-        return "reject_unverified_recipient"
-    if judgement.rule is Rule.TEMP:
-        return f"DEFER_IF_PERMIT {judgement.status} {judgement.text}"
-    return f"{judgement.code} {judgement.status} {judgement.text}"
 
 
 def _outcome(answer: Answer) -> Outcome:

@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol, ABC):
             log.say(log.DEBUG, "decision", map=self.label(request), asked=self.describe(request), answer=outcome.status,
                     verdict=verdict, reason=decision.reason if decision is not None else "")  # fmt: skip
         elif key is not None:
-            if outcome.keep and (decision is None or decision.until is None):
+            if outcome.keep:
                 self.cache.put(key, (reply, cell))
             if outcome.shared:
                 self.cache.shared[id(outcome)] = ((reply, cell), outcome)

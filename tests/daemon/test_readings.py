@@ -91,7 +91,9 @@ async def until(condition: Callable[[], bool]) -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run a test's life over a plan, with a directory that is read every `sync_every` seconds."""
 
-    def begin(plan: Plan, life: Callable[[Plan], Coroutine[Any, Any, None]], sync_every: float = 600.0) -> None:
+    def begin(
+        plan: Plan, life: Callable[[Plan], Coroutine[Any, Any, None]], sync_every: float = 600.0, compare: float = 600.0
+    ) -> None:
         monkeypatch.setattr(syncing, "_TOLD", 0.0)
         monkeypatch.setattr(syncing, "_SHARE", 0)
         monkeypatch.setattr(syncing, "open_source", lambda _: SimpleNamespace(close=lambda: None))
@@ -99,7 +101,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(syncing, "apply_changes", plan.feed)
         monkeypatch.setattr(syncing, "apply_named", plan.named)
         options = SqlOptions("sqlite://", "SELECT 1")
-        here = Directory("here", "sql", options, b"here", sync_every=sync_every, compare_every=600.0)
+        here = Directory("here", "sql", options, b"here", sync_every=sync_every, compare_every=compare)
 
         async def whole() -> None:
             writer: Any = SimpleNamespace(instance="")
@@ -130,8 +132,10 @@ def test_whose_no_is_fresh(run: Callable[..., None]) -> None:
             assert (plan.made.read_at, plan.made.failures) == (first, failures)
         await plan.order()
         assert first < (plan.made.read_at or 0.0)
+        assert plan.made.content_time == 5.0
 
-    run(Plan(good(believable=False), good(), bad(), good(believable=False)), life)
+    last = good(content_time=5.0)
+    run(Plan(good(believable=False), good(), bad(), good(believable=False), last), life)
 
 
 def test_what_a_feed_shows_and_what_it_cannot(run: Callable[..., None]) -> None:
@@ -164,6 +168,16 @@ def test_a_directory_that_tells_of_no_changes_is_compared_alone(run: Callable[..
     run(Plan(good(), None), life, 0.02)
 
 
+def test_a_feed_does_not_put_off_the_compare(run: Callable[..., None]) -> None:
+    """However often changes are asked for: what they never name is found by comparing."""
+
+    async def life(plan: Plan) -> None:
+        await until(lambda: [one for one, _ in plan.seen].count("full") == 3)
+        assert ("feed", frozenset()) in plan.seen
+
+    run(Plan(), life, 0.02, 0.1)
+
+
 def test_a_compare_that_failed_is_not_put_off(run: Callable[..., None]) -> None:
     """It is tried again after `sync_every`, not when the next one would be due."""
 
@@ -183,10 +197,16 @@ def test_who_was_named_is_read(run: Callable[..., None]) -> None:
         await until(lambda: len(plan.seen) == 2)
         assert plan.seen == [("named", {ANN}), ("full", frozenset())]
         await plan.read("named", "full")
+        plan.made.told(frozenset([ANN]))
+        moves_at = plan.made.moves_at
+        await plan.read("named")
+        assert plan.made.moves_at == moves_at, "who was not named may have moved"
         plan.made.told(frozenset((f"user{n}", "example.com") for n in range(syncing._NAMED + 1)))
         await plan.read("full")
+        plan.made.told(None)
+        await plan.read("full")
 
-    run(Plan(good(cookie=b""), bad(), good(cookie=b"")), life, 0.02)
+    run(Plan(good(cookie=b""), bad(), *(good(cookie=b"") for _ in range(4))), life, 0.02)
 
 
 def test_what_happens_during_a_reading_is_read_after_it(run: Callable[..., None]) -> None:

@@ -145,6 +145,7 @@ def test_a_longer_name_is_another_domain(made: tuple[Splitmx, list[str]]) -> Non
     asked = "3,0 bob@example.com.au\n3,0 bob@example.com\n3,0 bob@example.com.\n"
     done = subprocess.run([*command, "-bt"], input=asked, capture_output=True, text=True, timeout=60, check=False)
     routes = re.findall(r"(?m)^parse +returns: (.*)", done.stdout)
+    assert len(routes) == 3, done.stdout
     assert "192 . 0 . 2 . 1" not in routes[0]
     assert all(route.startswith("$# esmtp $@ [ 192 . 0 . 2 . 1 ] $: bob") for route in routes[1:]), routes
     session = Session([*command, "-bs"])

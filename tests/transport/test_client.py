@@ -83,6 +83,18 @@ def test_routed_recipients_are_judged(world: World, recipient: str) -> None:
     assert action(faces, recipient.replace("example.com", "other.test").replace("EXAMPLE.com", "other.test")) == "DUNNO"
 
 
+def test_recipients_with_a_single_label(world: World) -> None:
+    """Where append_dot_mydomain makes a domain of ours out of it, the restriction class says so behind an @ and a dot;
+    a whole name is completed by nothing."""
+    world.add("sue@example.com", active=False)
+    faces = answerer(world, PRIMARY)
+    for context in ("@.com", "outsider@.com", "@example.com@.com"):
+        assert action(faces, "sue@example", policy_context=context).startswith("550 5.2.1 ")
+        assert action(faces, "sue@example.com", policy_context=context).startswith("550 5.2.1 ")
+    assert action(faces, "sue@example", policy_context="@example.com") == "DUNNO"
+    assert action(faces, "sue@example.other", policy_context="@.com") == "DUNNO"
+
+
 def test_recipients_without_a_domain(world: World) -> None:
     """Where $myorigin is ours, the restriction class says so behind an @."""
     world.add("sue@example.com", active=False)
