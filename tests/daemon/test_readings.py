@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ class Plan:
         self.goes_on.set()
         self.states: list[tuple[float, float]] = []  # after each: since when moves are known, and removals
         self.progress: Callable[[int], None] = lambda _: None
+        self.hopeless: list[str] = []
         self.made: Syncing
 
     def _read(self, what: str, names: frozenset[Any], dry_run: bool = False) -> SyncReport | None:
@@ -105,7 +107,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         async def whole() -> None:
             writer: Any = SimpleNamespace(instance="")
-            plan.made = Syncing(writer, here, Settings(), plan.after, lambda _: None)
+            plan.made = Syncing(writer, here, Settings(), plan.after, plan.hopeless.append)
             try:
                 await life(plan)
             finally:
@@ -246,6 +248,49 @@ def test_a_dry_run_reads_for_nobody_else(run: Callable[..., None]) -> None:
         assert (await order.done).dry_run
         assert (plan.made.report, plan.made.read_at) == (report, read_at)
         await plan.read("full", "named")
+
+    run(Plan(), life)
+
+
+def test_readings_that_hang_end_the_keeper_and_slow_ones_do_not(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reading that still gets on is waited for; one that stands still is given up, and the third ends the keeper."""
+    monkeypatch.setattr(syncing, "_LOOK", 0.01)
+    now, looks = 0.0, 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return now
+
+    monkeypatch.setattr(syncing, "time", SimpleNamespace(monotonic=clock, time=time.time))
+
+    async def later(seconds: float) -> None:
+        nonlocal now
+        now, before = now + seconds, looks
+        await until(lambda: looks > before + 1)
+
+    async def life(plan: Plan) -> None:
+        await plan.read("full")
+        plan.goes_on.clear()
+        plan.made.order(order := Order())
+        await until(lambda: len(plan.seen) == 1)
+        for count in range(5):
+            plan.progress(count)
+            await later(syncing._STILL - 1)
+        for hanging in range(2, 5):
+            assert not order.done.done()
+            assert plan.hopeless == []
+            plan.made.order(following := Order())
+            hung = plan.progress
+            await later(syncing._STILL + 1)
+            assert "stood still" in (await order.done).error
+            with pytest.raises(DirectoryError, match="given up"):
+                hung(1)  # it writes nothing when it comes back
+            order = following
+            await until(lambda number=hanging: len(plan.seen) == number)  # type: ignore[misc]
+        assert len(plan.hopeless) == 1
 
     run(Plan(), life)
 
