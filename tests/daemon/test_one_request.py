@@ -81,3 +81,45 @@ def test_a_fault_behind_a_live_answer_is_temp(tmp_path: Path, monkeypatch: pytes
         words.append(socketmap.parse_reply(said[:end])[0])
         said = said[end:]
     assert (words[0], words[2]) == ("TEMP", "NOTFOUND")
+
+
+def test_what_comes_behind_a_request_that_waits_stays_with_its_client(tmp_path: Path) -> None:
+    """While a live answer is out nothing more is read: a client that goes on sending takes no memory of ours."""
+    up, supervisor = socket.socketpair()
+    link, keeper = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    request = socketmap.request("transport", "new@example.com")
+    enough = 32 << 20
+
+    async def life() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        worker = Worker(loop, _settings(tmp_path), 1, [], up, link)
+        worker.supervisor.on_close = lambda _: None
+        worker.caches["socketmap", ""] = Cache()
+        await loop.connect_accepted_socket(lambda: Socketmap(worker), ours)
+        await loop.sock_sendall(theirs, request)
+        sent = full = 0
+        async with asyncio.timeout(20):
+            while not worker.live.waiting:
+                await asyncio.sleep(0.01)
+            (connection,) = worker.connections
+            while sent < enough and full < 100:  # so many turns of the loop in which nobody read
+                try:
+                    sent += theirs.send(request * 1000)
+                    full = 0
+                except BlockingIOError:
+                    full += 1
+                    await asyncio.sleep(0)
+        held = len(connection.buffer)
+        worker.supervisor.close()
+        supervisor.close()
+        assert worker.keeper is not None
+        worker.keeper.close()
+        keeper.close()
+        return sent, held
+
+    sent, held = asyncio.run(life())
+    theirs.close()
+    assert sent < enough
+    assert held < 1 << 20
