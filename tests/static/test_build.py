@@ -8,12 +8,15 @@ import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
+from typing import get_args
 
 import pytest
 
 from tests.static.setup import Setup
 from transport.config.load import load
+from transport.config.model import StaticTable
 from transport.maps import relay_domains
+from transport.maps.postmap import ENDINGS
 from transport.names import Names
 
 GUARD = "SELECT 1 FROM domain WHERE name = ? OR (sub = 1 AND ? LIKE '%.' || name)"
@@ -30,6 +33,12 @@ FILES = {
     "shadow_generic",
     "peers_access",
 }
+
+
+def test_every_type_of_the_configuration_can_be_built() -> None:
+    """What `[static] types` takes, and what can be built, are the same list."""
+    (one,) = get_args(StaticTable.model_fields["types"].annotation)
+    assert set(get_args(one)) == set(ENDINGS)
 
 
 def test_every_map_is_written_under_its_name(setup: Setup) -> None:

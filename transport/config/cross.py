@@ -25,6 +25,8 @@ STRICTNESS = {Unknown.REJECT: 0, Unknown.VERIFY: 1, Unknown.RELAY: 2, Unknown.CA
 def check(draft: Draft) -> None:
     """Everything that this module looks at."""
     _listeners(draft)
+    if draft.static is not None and {"btree", "hash"} <= set(draft.static.types):
+        draft.add(("static", "types"), "both btree and hash", "one of them: both write the same .db files")
     for name in draft.directories:
         _directory(draft, name)
     for name in draft.destinations:

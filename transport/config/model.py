@@ -119,8 +119,11 @@ class StaticTable(Table):
         description="Folder the maps are written to.",
         examples=["/var/lib/splitmx/maps"],
     )
-    types: list[Annotated[str, PlainValidator(values.plain_name)]] = Field(
-        [], description="Map types; empty: what `postconf default_database_type` names.", examples=[["lmdb"]]
+    types: list[Literal["btree", "cdb", "hash", "lmdb", "texthash"]] = Field(
+        [],
+        description="Map types: `btree`, `cdb`, `hash`, `lmdb`, `texthash`; not both `btree` and `hash`, which share "
+        "their files. Empty: what `postconf default_database_type` names.",
+        examples=[["lmdb"]],
     )
     for_: Annotated[list[Literal["postfix", "exim"]], BeforeValidator(not_empty)] = Field(
         ["postfix"], alias="for", description="Which MTA reads them.", examples=[["postfix", "exim"]]
