@@ -111,7 +111,10 @@ def moment(value: object) -> float:
             raise Wrong('a time that exists (RFC 3339), such as "2026-12-01T12:00:00Z"') from None
     if not isinstance(value, datetime.datetime) or value.tzinfo is None:
         raise Wrong('a time with its offset (RFC 3339), such as "2026-12-01T12:00:00Z"')
-    return value.timestamp()
+    try:
+        return value.astimezone(datetime.UTC).timestamp()  # which every command can print
+    except OverflowError:
+        raise Wrong("a time that is between the years 1 and 9999 in UTC, too") from None
 
 
 def domain(value: object) -> str:
