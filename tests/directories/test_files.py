@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_files_that_were_put_together_lose_nobody(tmp_path: Path, form: str) -> 
     head = "address\n" if form == "csv" else ""
     listing = listing_of(tmp_path, form, f"\ufeff{head}ann@example.com\n\ufeffbob@example.com\n")
     assert [record.local for record in records(listing)] == ["ann", "bob"]
+
+
+@pytest.mark.parametrize("size", [256 << 20, 1 << 40])
+def test_a_file_like_a_mountain_is_a_fault_at_once(tmp_path: Path, size: int) -> None:
+    """A hole of gigabytes, or a file that nobody's recipients fill, is named without being taken into memory."""
+    path = tmp_path / "list"
+    path.write_text("ann@example.com\n")
+    os.truncate(path, size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DirectoryError, match=r"damaged|more than"):
+            FileSource("there", FileOptions(str(path), "list")).list()
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_written_to_meanwhile_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from transport.directories.base import DirectoryError
 
 _EXPORTED = re.compile(r"#\s*exported_at\s*[:=]\s*(\S+)", re.IGNORECASE)
 _ZEROS = "\0\0"  # one alone may be a slip in a name
 _MARK = "\ufeff"  # of the byte order; also in the middle, where files that had one were put together
+_BLOCK = bytes(4096)  # what no text holds in any encoding: found before a hole of gigabytes is read
+_AT_ONCE = 1 << 20
+MOST = 1 << 30
+"""Octets of a file: five million recipients with 200 each. What is larger is another file, or one that somebody's
+program fills without end, and would take all memory."""
 _DAMAGED = "write the file anew"
 _WRITTEN = "write the new content to another name and rename it over this one"
 
@@ -47,7 +53,7 @@ def read(path: Path) -> Content:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise DirectoryError(f"{path} is no regular file", "name a file, no pipe or device")
-            data = file.read()
+            data = _octets(path, file, before.st_size)
             after = os.fstat(file.fileno())
     except FileNotFoundError:
         raise DirectoryError(f"{path} does not exist", "check `path`") from None
@@ -61,7 +67,7 @@ def read(path: Path) -> Content:
         raise DirectoryError(f"{path} is being written", _WRITTEN)
     text = _decoded(data).replace(_MARK, "")
     if _ZEROS in text:
-        raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", _DAMAGED)
+        raise _damaged(path)
     return Content(path, text, _time(path, text, after.st_mtime), text.endswith(("\n", "\r")) or not text)
 
 
@@ -70,12 +76,28 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def _octets(path: Path, file: BinaryIO, size: int) -> bytearray:
+    """All of a file of `size` octets, or a little more where it grows meanwhile; never more than fits."""
+    if size > MOST:
+        raise DirectoryError(f"{path} has {size >> 20} MB, more than {MOST >> 20}", "check `path`, or use a database")
+    data = bytearray()
+    while len(data) <= size and (part := file.read(_AT_ONCE)):
+        if _BLOCK in part:
+            raise _damaged(path)
+        data += part
+    return data
+
+
+def _damaged(path: Path) -> DirectoryError:
+    return DirectoryError(f"{path} holds zeros where text should be: it is damaged", _DAMAGED)
+
+
 def half_written(path: Path, what: str) -> DirectoryError:
     """The fault of a file that ends in the midst of something."""
     return DirectoryError(f"{path} looks half written: {what}", _WRITTEN)
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytearray) -> str:
     """UTF-8, UTF-16 as Microsoft 365 and Excel write it, else Windows' code page: addresses are ASCII in all."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
