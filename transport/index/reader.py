@@ -253,10 +253,7 @@ class Reader:
             return self._failed(error)
         rows = self._single.get(found[0]) if len(found) == 1 else None
         if rows is None:
-            try:
-                rows = self._made(found)
-            except (IndexError, TypeError, ValueError) as error:
-                return self._failed(error)  # a kind or a number that nobody wrote
+            rows = self._made(found)
         self._seen_local, self._seen_domain, self._seen_rows = local, domain, rows
         return rows
 
