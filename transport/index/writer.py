@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -13,8 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from transport.index import schema
-from transport.index.faults import IndexBusy, IndexFault, fault_of
+from transport.index import file, schema
+from transport.index.faults import IndexFault, fault_of
 
 CHECKPOINT_AT = 32 * 1024 * 1024
 """Bytes of write-ahead log beyond which it is written back: readers' held snapshots keep it from restarting."""
@@ -39,7 +37,7 @@ class Writer:
         self.path = state / schema.FILE
         self.said = ""
         self._lock = threading.RLock()
-        self._owner = self._own(state / "index.lock")
+        self._owner = file.own(state / "index.lock")
         # Sorting ten million rows takes a gigabyte for a while: /tmp is often memory.
         os.environ["SQLITE_TMPDIR"] = str(state)
         self._domains: dict[str, int] = {}
@@ -55,29 +53,10 @@ class Writer:
             os.close(self._owner)
             raise
 
-    @staticmethod
-    def _own(path: Path) -> int:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise IndexFault(
-                f"cannot open {path}: {error.strerror}", "check daemon.state, its owner and mode"
-            ) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise IndexBusy(
-                    f"{path.parent} belongs to another running splitmx", "give each its own daemon.state"
-                ) from None
-            raise IndexFault(f"cannot lock {path}: {error.strerror}", "") from None
-        return handle
-
     # --- opening, checking, rebuilding
 
     def _open(self) -> None:
-        reason = self._fault_of_file()
+        reason = file.fault(self.path)
         if reason == "":
             try:
                 self._start()
@@ -87,16 +66,16 @@ class Writer:
                     raise
                 reason = fault.what  # of a kind that SQLite's own check does not see
         if reason:
-            self._set_aside()
+            file.set_aside(self.path)
             self.said = f"{self.path} is rebuilt from the directories: {reason}"
         else:
-            self._remove_logs()
+            file.remove_logs(self.path)
             self.said = f"{self.path} is new: nothing is loaded yet"
         self._start(new=True)
 
     def _start(self, *, new: bool = False) -> None:
         """Open the file, with tables where it is new. Raises IndexFault."""
-        self._make_private()
+        file.make_private(self.path)
         connection = None
         try:
             connection = self._connection = self.connect()
@@ -107,59 +86,6 @@ class Writer:
             if connection is not None:
                 connection.close()
             raise fault_of(error, self.path) from error
-
-    def _make_private(self) -> None:
-        """People's addresses are nobody else's, in the log as in the file: SQLite gives the log the file's mode."""
-        with contextlib.suppress(OSError):
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        for end in ("", "-wal", "-shm"):
-            with contextlib.suppress(OSError):  # not there, or not our file system's way
-                self.path.with_name(schema.FILE + end).chmod(0o600)
-
-    def _fault_of_file(self) -> str | None:
-        """Why the file cannot be used; "" when it can; None when there is none."""
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            return "it was a link to nothing" if self.path.is_symlink() else None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                return "it was a link to itself"
-            raise IndexFault(f"cannot read {self.path}: {error.strerror}", "check daemon.state") from None
-        if not self.path.is_file():
-            return "it is no file"
-        if size == 0:
-            return "it was empty"
-        try:
-            connection = sqlite3.connect(f"file:{_quoted(self.path)}?mode=rw", uri=True, isolation_level=None)
-            try:
-                connection.execute("PRAGMA mmap_size = 0")
-                found = schema.fault(connection)
-                if not found:
-                    answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                    found = "" if answer == "ok" else f"damaged: {str(answer).splitlines()[0]}"
-                return found
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
-            if "readonly" in str(error) or "unable to open" in str(error) or "locked" in str(error):
-                raise fault_of(error, self.path) from error
-            return f"damaged: {error}"
-
-    def _set_aside(self) -> None:
-        """Keep one broken file for whoever wants to look; its log must never be read into the new one."""
-        aside = self.path.with_name(schema.FILE + ".broken")
-        try:
-            self.path.replace(aside)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-        self._remove_logs()
-
-    def _remove_logs(self) -> None:
-        for end in ("-wal", "-shm", "-journal"):
-            with contextlib.suppress(FileNotFoundError):
-                self.path.with_name(schema.FILE + end).unlink()
 
     @staticmethod
     def _create(connection: sqlite3.Connection) -> None:
@@ -191,7 +117,7 @@ class Writer:
     def connect(self) -> sqlite3.Connection:
         """A connection of the caller's own, for one thread at a time. Raises sqlite3.Error."""
         connection = sqlite3.connect(
-            f"file:{_quoted(self.path)}?mode=rwc",
+            f"file:{file.quoted(self.path)}?mode=rwc",
             uri=True,
             isolation_level=None,
             timeout=WRITE_WAIT_S,
@@ -252,8 +178,8 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             if os.path.lexists(self.path):
-                self._set_aside()
-            self._remove_logs()
+                file.set_aside(self.path)
+            file.remove_logs(self.path)
             with contextlib.suppress(OSError):  # the whole folder may be gone; x: Postfix reaches the maps below it
                 self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             self._start(new=True)
@@ -404,9 +330,3 @@ def forget(connection: sqlite3.Connection, directory: int) -> None:
     """Remove all that is known of a directory but its own row, inside a transaction."""
     for table in ("recipient", "target", "entry", "claim", "canary", "held", "skipped"):
         connection.execute(f"DELETE FROM {table} WHERE directory = ?", (directory,))  # noqa: S608  fixed names
-
-
-def _quoted(path: Path) -> str:
-    """A path inside an SQLite `file:` URI (sqlite.org/uri.html)."""
-    text = str(path.absolute())
-    return text.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
