@@ -35,11 +35,15 @@ class Plan:
         self.states: list[tuple[float, float]] = []  # after each: since when moves are known, and removals
         self.progress: Callable[[int], None] = lambda _: None
         self.hopeless: list[str] = []
+        self.fault: Exception | None = None  # of the next reading
         self.made: Syncing
 
     def _read(self, what: str, names: frozenset[Any], dry_run: bool = False) -> SyncReport | None:
         self.seen.append((what, names))
         assert self.goes_on.wait(20)
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
         found = self.results.pop(0) if self.results else good()
         if found is not None:
             found.dry_run = dry_run
@@ -188,6 +192,19 @@ def test_a_compare_that_failed_is_not_put_off(run: Callable[..., None]) -> None:
         assert [one for one, _ in plan.seen] == ["full", "full", "full"]
 
     run(Plan(bad(), bad(), good(cookie=b"")), life, 0.02)
+
+
+def test_a_fault_in_a_reading_is_told_at_once(run: Callable[..., None]) -> None:
+    """Whatever ends it, `sync` hears of it, and the directory is read again."""
+
+    async def life(plan: Plan) -> None:
+        await plan.read("full")
+        plan.fault = MemoryError("no memory")
+        report = await plan.order()
+        assert (report.good, report.error) == (False, "MemoryError: no memory")
+        assert (await plan.order()).good
+
+    run(Plan(), life)
 
 
 def test_who_was_named_is_read(run: Callable[..., None]) -> None:
