@@ -116,6 +116,10 @@ class Slot:
         self.restarts = 0
         self.next_start = 0.0
 
+    def answers(self, now: float) -> bool:
+        """Whether a process is here that answers, or is about to be replaced: one that stays when killed does not."""
+        return self.child is not None and not self.child.unending(now)
+
     def started(self, child: Child) -> None:
         """A child was forked for this place."""
         self.child = child

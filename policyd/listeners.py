@@ -29,10 +29,12 @@ class Listeners:
 
     def close_idle(self, keeper: bool) -> None:
         """Nobody is behind a group, nor will be in this turn: an MTA is refused at once instead of waiting."""
-        for one in self.of(keeper):
-            if one.open and not one.inherited:
-                one.close(remove=True)
-                log.say(log.WARNING, "nobody to answer: listener closed", listener=one.listener.name)
+        idle = [one for one in self.of(keeper) if one.open and not one.inherited]
+        for one in idle:
+            one.refuse()
+        for one in idle:  # later: the disk that a file is on may be what is waited for
+            log.say(log.WARNING, "nobody to answer: listener closed", listener=one.listener.name)
+            one.remove()
 
     def reopen(self, keeper: bool) -> None:
         """Open what `close_idle` closed, before a child is forked that needs it. Raises ListenError."""
@@ -53,13 +55,15 @@ class Listeners:
                             listener=one.listener.name, error=error)  # fmt: skip
                 continue
             log.say(log.WARNING, "a socket file was gone and is made again", listener=one.listener.name)
-            one.close(remove=False)
+            one.close()
             self.all[at] = fresh
             renewed.add(one.for_keeper)
         return renewed
 
     def close(self) -> None:
         """Accept nothing more, and remove our socket files."""
-        for one in self.all:
-            if one.open:
-                one.close(remove=True)
+        opened = [one for one in self.all if one.open]
+        for one in opened:
+            one.close()
+        for one in opened:
+            one.remove()

@@ -144,10 +144,21 @@ class Open:
             return False  # we may not look
         return (status.st_dev, status.st_ino) != self.inode
 
-    def close(self, remove: bool) -> None:
-        """Close our copy; with `remove` also the socket file, if it is still the one we made."""
+    def refuse(self) -> None:
+        """Whoever connects or waits is refused at once, though a process that does not end has a copy (shutdown(2))."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        if remove and not self.inherited and self.inode is not None and _inode(self.listener) == self.inode:
+
+    def close(self, *, remove: bool = False) -> None:
+        """Close our copy; with `remove` also the socket file."""
+        self.sock.close()
+        if remove:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the socket file, if it is still the one we made."""
+        if not self.inherited and self.inode is not None and _inode(self.listener) == self.inode:
             try:
                 Path(self.listener.path).unlink()
             except OSError:

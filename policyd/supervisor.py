@@ -316,7 +316,7 @@ class Supervisor:
     def _close_idle(self, now: float) -> None:
         """Close listeners behind which nobody is, nor will be in this turn."""
         for group in (self.workers, [self.keeper]):
-            if not any(slot.child is not None or slot.next_start <= now for slot in group):
+            if not any(slot.answers(now) or (slot.child is None and slot.next_start <= now) for slot in group):
                 self.listeners.close_idle(group[0] is self.keeper)
 
     def _renew_lost(self, now: float) -> None:

@@ -18,11 +18,12 @@ import pytest
 from policyd import notify
 from policyd.children import Child
 from policyd.link import Channel
+from policyd.listeners import Listeners
 from policyd.loader import Loaded
 from policyd.supervisor import Supervisor
 from tests.daemon.site import LOCAL, Site
 from tests.mta.waiting import wait_for
-from transport.config.settings import Daemon, Settings
+from transport.config.settings import Daemon, Listener, Settings
 
 _SEIZE = 0x4206  # ptrace(2): the death of a process is told to who traces it, and to its parent only after that
 _WALL = 0x40000000  # waitpid(2)
@@ -88,3 +89,49 @@ def test_sign_of_life_while_one_worker_answers(
     for pair in ends:
         for one in pair:
             one.close()
+
+
+def test_nobody_waits_behind_processes_that_do_not_end(site: Site) -> None:
+    """The successor of a killed worker that does not end waits for the same disk, and is killed: an MTA is refused at
+    once until one of them has ended."""
+    (old,) = site.pids("worker")
+    with unreaped(old):
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: set(site.pids("worker")) - {old}, 15, site.splitmx.tail)
+        site.answers("ann@example.com", LOCAL)
+        (second,) = set(site.pids("worker")) - {old}
+        with unreaped(second):
+            os.kill(second, signal.SIGSTOP)
+            wait_for(site.refused, 20, site.splitmx.tail)
+        site.answers("ann@example.com", LOCAL)
+
+
+@pytest.mark.parametrize("kind", ["unix", "inet"])
+def test_a_listener_is_closed_though_somebody_keeps_a_copy(kind: str, tmp_path: Path) -> None:
+    """Who connects, or waits to be accepted, is refused where a process that does not end has the socket too; and it
+    can be opened again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = (
+        Listener("unix", f"{tmp_path}/map.sock") if kind == "unix" else Listener("inet", host="127.0.0.1", port=port)
+    )
+    control = Listener("unix", f"{tmp_path}/control.sock")
+
+    def connected() -> socket.socket:
+        one = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+        one.settimeout(5)
+        one.connect(where.path if kind == "unix" else (where.host, where.port))
+        return one
+
+    listeners = Listeners()
+    listeners.open(Daemon(socketmap=(where,), control=control, metrics=None), ())
+    with socket.socket(fileno=os.dup(listeners.of(keeper=False)[0].sock.fileno())):
+        connected().close()
+        listeners.close_idle(keeper=False)
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            connected()
+        listeners.reopen(keeper=False)
+        connected().close()
+    listeners.close()
+    assert not list(tmp_path.iterdir())

@@ -43,6 +43,8 @@ def fault_of(error: sqlite3.Error, path: Path) -> IndexFault:
         )
     if "readonly" in text or "unable to open" in text:
         return IndexFault(
-            f"cannot write {path}: {text}", "check the owner and mode of the state directory", unwritten=True
+            f"cannot write {path}: {text}",
+            "check the owner and mode of the state directory, and whether its disk is read-only",
+            unwritten=True,
         )
     return IndexFault(f"{path} is damaged: {text}", "it is rebuilt from the directories", broken=True)

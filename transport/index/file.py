@@ -19,14 +19,18 @@ def own(path: Path) -> int:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise IndexFault(f"cannot open {path}: {error.strerror}", "check daemon.state, its owner and mode") from None
+        raise IndexFault(
+            f"cannot open {path}: {error.strerror}",
+            "check daemon.state, its owner and mode, and whether its disk is read-only",
+        ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise IndexBusy(
-                f"{path.parent} belongs to another running splitmx", "give each its own daemon.state"
+                f"{path.parent} belongs to another running splitmx",
+                "give each its own daemon.state; one that was killed and waits for its disk keeps it until then",
             ) from None
         raise IndexFault(f"cannot lock {path}: {error.strerror}", "") from None
     return handle
