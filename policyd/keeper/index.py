@@ -16,6 +16,7 @@ from transport.sync import SyncReport
 
 _AGAIN = 5.0  # seconds until a file that cannot be opened is tried again
 _CHECK = 2.0  # seconds between two looks at the file
+_PAUSE = 5.0  # seconds between two rebuildings that readings ask for
 _DEEP = 600.0  # seconds between two of SQLite's own checks
 
 
@@ -37,6 +38,7 @@ class IndexCare:
         self._then: Callable[[], None] | None = None  # opened or rebuilt, still to be called
         self._noted = b""  # the digest that the file has
         self._deep_at = time.monotonic()
+        self._rebuilt_at: float | None = None  # CLOCK_MONOTONIC
 
     @property
     def mark(self) -> tuple[str, int] | None:
@@ -101,9 +103,14 @@ class IndexCare:
             then()
 
     async def rebuild(self, reason: str, settings: Settings) -> None:
-        """Put a new, empty index in place of a broken one; the directories fill it."""
-        if self.writer is None:
+        """Put a new, empty index in place of a broken one; the directories fill it.
+
+        One that is broken again at once is left to the next reading: a disk that spoils what is written would have each
+        directory listed all the time.
+        """
+        if self.writer is None or (self._rebuilt_at is not None and time.monotonic() - self._rebuilt_at < _PAUSE):
             return
+        self._rebuilt_at = time.monotonic()
         try:
             await self._recover(reason)
             await self._go_on(settings)

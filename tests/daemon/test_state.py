@@ -123,6 +123,25 @@ def test_the_index_is_announced_whatever_step_could_not_begin(
         assert db.execute("SELECT value FROM state WHERE key = 'settings'").fetchone() == (b"digest",)
 
 
+def test_an_index_that_breaks_at_once_is_not_rebuilt_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that spoils what is written: each rebuilding has the directories listed, so it happens now and then."""
+    settings = Settings(daemon=Daemon(state=tmp_path), directories={}, destinations={}, domains={}, digest=b"digest")
+    said: list[str] = []
+
+    async def life() -> None:
+        care = IndexCare(tmp_path, lambda: None, lambda: said.append("rebuilt"))
+        await _until(care.tried.is_set, care.run(lambda: settings))
+        for _ in range(10):
+            await care.rebuild("it was damaged", settings)
+        assert said == ["rebuilt"]
+        monkeypatch.setattr(index_care, "_PAUSE", 0.0)
+        await care.rebuild("it was damaged", settings)
+        care.close()
+
+    asyncio.run(life())
+    assert said == ["rebuilt", "rebuilt"]
+
+
 def test_a_text_that_the_disk_refused_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state file that cannot be replaced (a directory is in its place; no thread) is called unwritten, and its newest
     text is there once it can be."""
