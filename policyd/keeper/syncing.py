@@ -342,6 +342,9 @@ class Syncing:
             if full:
                 self._next_full = now + (self.every if report.good else self.directory.sync_every)
                 self._feed = bool(report.cookie)
+            if what == "feed" and not report.good and self.directory.type == "ldap":
+                # it may come back with another database, of which no feed can tell: a backup, written to since
+                self._next_full = min(self._next_full, self._not_before("full"))
             if report.full_needed or (what == "named" and not report.good):
                 soon = self._not_before("full") if report.good else now + self.directory.sync_every
                 self._next_full = min(self._next_full, soon)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 
@@ -67,6 +69,33 @@ def test_a_restored_openldap(sites: Sites, own_slapd: Slapd) -> None:
     doubted(site, compares, "went back")
     site.answers("later@example.org", THERE[1], 60)
     assert site.ask("p7@example.org") == HERE
+
+
+def test_a_restored_openldap_that_was_written_to(sites: Sites, own_slapd: Slapd) -> None:
+    """The first write to a backup brings contextCSN beyond ours again: after an outage it is compared all the same."""
+    world = Tree(own_slapd)
+    site, _ = followed(sites, world)
+    own_slapd.stop()
+    backup = own_slapd.folder / "backup"
+    shutil.copytree(own_slapd.folder / "data", backup)
+    own_slapd.start()
+    world.add("later")
+    site.answers("later@example.org", HERE[1], 60)
+    before = readings(site)["feed"]
+    wait_for(lambda: readings(site)["feed"] > before + 1, 60, site.splitmx.tail)
+    own_slapd.stop()
+    count = sum(readings(site).values())
+    wait_for(lambda: sum(readings(site).values()) > count + 1, 60, site.splitmx.tail)
+    shutil.rmtree(own_slapd.folder / "data")
+    backup.rename(own_slapd.folder / "data")
+    (keeper,) = site.pids("keeper")
+    os.kill(keeper, signal.SIGSTOP)  # it sees the backup as it is after the first write only
+    own_slapd.start()
+    world.add("first")
+    os.kill(keeper, signal.SIGCONT)
+    site.answers("later@example.org", THERE[1], 60)
+    assert site.ask("p7@example.org") == HERE
+    assert DOUBT not in site.log()
 
 
 def test_a_restarted_openldap_is_no_doubt(sites: Sites, own_slapd: Slapd) -> None:
