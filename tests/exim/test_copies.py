@@ -138,6 +138,10 @@ def test_a_forward_file_that_keeps(site: Site, cleaned: Callable[[Callable[[], o
     conf = exim_conf(site.settings, store=site.store, outside=site.outside, extra=extra)
     exim = EximInstance(conf.replace("\nsite_local:\n", USERFORWARD), name="forwards").start()
     cleaned(exim.stop)
+    site.here.add("carl+own@dual.example")
+    site.daemon.run("sync", check=True)
+    own = send(exim.ip, OUTSIDE, "carl+own@dual.example", subject=f"forward file of its own{extra}")
+    site.s.wait(own.subject, "carl+own@dual.example", "carl@dual.example")
     for number, name in enumerate(("carl", "carl+news")):
         people = [f"{name}@dual.example", f"{name}@dualtenant.example"]
         sent = send(exim.ip, OUTSIDE, people, subject=f"forward file {number}{extra}")

@@ -76,11 +76,12 @@ SPLITMX_IS_CHILD = and{{eq{$parent_domain}{$domain}} {!eqi{$parent_local_part}{$
 # its delivery, and forgets to look there when it sends it in one transaction with others: it would be delivered again
 # with every attempt for them.
 SPLITMX_KEPT = .splitmx-kept
-# A .forward that keeps the mail: the address comes again, without the extension, and its copy has been made. What was
-# said of the parent is there until the new answer takes its place.
+# A .forward that keeps the mail: the address comes again, without an extension that means nobody else, and its copy has
+# been made. What was said of the parent is there until the new answer takes its place.
 SPLITMX_WAS_MADE = ${if and{{eq{$parent_domain}{$domain}} \
-  {match{$address_data}{\N^decision=local\s.*\bcopy=relay\b\N}} \
-  {eqi{${sg{$parent_local_part}{SPLITMX_EXTENSION}{}}}{${sg{$local_part}{SPLITMX_EXTENSION}{}}}}}{ copied=yes}}
+  {match{$address_data}{\N^decision=local\s.*\bcopy=relay\b\N}} {or{{eqi{$parent_local_part}{$local_part}} \
+  {and{{match{$address_data}{\N\s(strip=\d+|extended=yes)(\s|$)\N}} \
+  {eqi{${sg{$parent_local_part}{SPLITMX_EXTENSION}{}}}{$local_part}}}}}}}{ copied=yes}}
 SPLITMX_TO_STORE = and{{SPLITMX_IS_CHILD} {eq{SPLITMX_WAY}{local}}}
 """
 
