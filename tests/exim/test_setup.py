@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import smtplib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,7 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     text = [
         f"DCconfig_internet = 1\nMAIN_RELAY_NETS = 127.0.0.1 : {site.ip}\nMAIN_RELAY_TO_DOMAINS =",
         "MAIN_LOCAL_DOMAINS = @ : +splitmx_domains\nDC_minimaldns = 1\nMAIN_QUALIFY_DOMAIN = site.test",
+        f"CHECK_RCPT_LOCAL_ACL_FILE = {site.folder}/rcpt",
         "LOCAL_DELIVERY = store\nCHECK_RCPT_NO_FAIL_TOO_MANY_BAD_RCPT = 1",
     ]
     for part in ("main", "acl", "router", "transport", "rewrite"):
@@ -237,6 +239,7 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     aliases = site.folder / "aliases"
     aliases.write_text("root: nobody@example.com\nlegacy: bob@example.com\ncarl: bob@example.com\n")
     joined = joined.replace("lsearch{/etc/aliases}", f"lsearch{{{aliases}}}")
+    (site.folder / "rcpt").write_text("  drop senders = drop@outside.test\n")
     exim = EximInstance(joined, name="debian").start()
     cleaned(exim.stop)
     sent = send(
@@ -251,6 +254,8 @@ def test_debian_split_configuration(site: Site, cleaned: Cleaned) -> None:
     assert list(sent.codes.values()) == [250, 250, 550], sent.texts
     site.store.wait(sent.subject, "nobody@example.com")
     site.s.wait(sent.subject, "bob@example.com")
+    with pytest.raises(smtplib.SMTPServerDisconnected):  # a `drop` of the site's ends the session
+        send(exim.ip, "drop@outside.test", ["nobody@example.com", "bob@example.com"])
     # and so does its real-NAME, for what this host itself has to tell a user
     assert send(exim.ip, "o@outside.test", "real-nobody@example.com").codes == {"real-nobody@example.com": 550}
     exim.sendmail("", ["real-nobody@example.com"], "Subject: error in your .forward\n\nx\n")

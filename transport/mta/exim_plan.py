@@ -125,7 +125,8 @@ def render(result: EximPlan) -> dict[str, str]:
 
 
 _DEBIAN_ACL = "# Our statements first, then Debian's own acl_check_rcpt.\nacl_splitmx_check_rcpt:\n"
-_DEBIAN_ACL_END = "\n  accept\n    acl = acl_check_rcpt\n"
+_DEBIAN_ACL_END = "\n  accept\n    endpass\n    acl = acl_check_rcpt\n"
+"""With endpass its `drop` drops, too."""
 
 _CLIENTS = {
     "plain": ": +relay_from_hosts",
