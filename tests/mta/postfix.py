@@ -233,23 +233,33 @@ class PostfixInstance:
         return {r["address"]: r.get("delay_reason", "") for m in self.queued() for r in m["recipients"]}
 
     def flush(self) -> None:
-        """Try all queued mail now."""
-        self.command("postqueue", "-f")
-
-    def wait_empty(self, seconds: float = 20.0) -> None:
-        """Wait until nothing is queued.
+        """Try all queued mail now.
 
         What a delivery agent still holds from the attempt before, qmgr(8) puts off for a minute (QMGR_MESSAGE_LOCKED
         in its source). Retries after a second, on a busy machine, meet that: such mail is tried again at once.
         """
+        for _ in range(10):
+            held = self._held()
+            self.command("postqueue", "-f")
+            end = time.monotonic() + 0.3
+            while self._held() == held:
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.02)
+
+    def _held(self) -> int:
+        return self.text().count("skipped, still being delivered")
+
+    def wait_empty(self, seconds: float = 20.0) -> None:
+        """Wait until nothing is queued; mail as in `flush` is tried again."""
         tried = 0
 
         def empty() -> bool:
             nonlocal tried
-            queue, skipped = self.queued(), self.text().count("skipped, still being delivered")
-            if queue and skipped > tried:
-                tried = skipped
+            queue, held = self.queued(), self._held()
+            if queue and held > tried:
                 self.flush()
+                tried = self._held()
             return not queue
 
         wait_for(empty, seconds, lambda: f"{self.queued()}\n{self.tail()}")
