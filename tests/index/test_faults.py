@@ -172,13 +172,14 @@ def test_rot_on_the_disk(world: World, flip: Callable[[Path], None]) -> None:
     assert world.sync().added == 3000
 
 
-def test_a_kind_that_nobody_wrote(world: World) -> None:
+@pytest.mark.parametrize("what", ["kind = 3", "kind = 6", "kind = 10", "kind = -1", "active = 2", "active = -1"])
+def test_a_kind_that_nobody_wrote(world: World, what: str) -> None:
     """A row that holds what no writer puts there is a fault of who is asked about, and of nobody else."""
     with sqlite3.connect(world.writer.path) as database:
-        database.execute("UPDATE recipient SET kind = 3 WHERE local = 'user00007'")
+        database.execute(f"UPDATE recipient SET {what} WHERE local = 'user00007'")
     database.close()
     world.reader.renew()
-    with pytest.raises(IndexError):  # TEMP, in a worker
+    with pytest.raises(KeyError):  # TEMP, in a worker
         world.reader.rows("example.com", "user00007")
     assert world.reader.rows("example.com", "user00008")
     assert world.reader.loaded("here")

@@ -17,11 +17,12 @@ from transport.record import Kind, Row
 STAT_EVERY = 1.0
 """Seconds between looks at the path: a deleted or replaced file would be read for ever otherwise."""
 
-_KINDS = (Kind.MAILBOX, Kind.ALIAS, Kind.GROUP)
+# by kind and state as `_HOT` packs them; uppermost, so that what nobody wrote there names no other directory
+_STATES = {kind << 8 | active: (kind, bool(active)) for kind in Kind for active in (0, 1)}
 _CACHE = 6144  # KB: the inner pages of 10 million rows; leaves are had from the kernel for no more than our own cache
 # few columns: each one costs 2 % of a look-up
 _HOT = (
-    "SELECT (targets << 32) | (directory << 3) | (kind << 1) | active, location FROM recipient"
+    "SELECT (kind << 58) | (active << 50) | (targets << 24) | directory, location FROM recipient"
     " WHERE domain = ? AND local = ?"
 )
 _HOT_ENTRY = _HOT.replace(", location", ", location, entry")
@@ -265,11 +266,12 @@ class Reader:
         return rows
 
     def _row(self, packed: int, location: str | None, entry: int | None = None) -> Row | None:
-        """One row; None when its directory's rows do not count."""
-        name = self._names.get(packed >> 3 & 0x1FFFFFFF)
+        """One row; None when its directory's rows do not count. Raises KeyError for what no writer puts there."""
+        name = self._names.get(packed & 0xFFFFFF)
         if name is None:
             return None
-        return Row(name, _KINDS[packed >> 1 & 3], bool(packed & 1), location, packed >> 32, entry)
+        kind, active = _STATES[packed >> 50]
+        return Row(name, kind, active, location, packed >> 24 & 0x3FFFFFF, entry)
 
     def _failed(self, error: Exception) -> tuple[Row, ...]:
         """A read failed: not loaded. A key that is no text (lone surrogates) is merely listed nowhere."""
