@@ -171,3 +171,24 @@ def test_who_leaves_relay_domains_and_comes_back(
     assert leaving.absent(back, folder) == []
     assert leaving.strange(back, folder) == []
     assert leaving.strange(off, folder) != []
+
+
+@pytest.mark.parametrize("kind", ["regexp", "indexed"])
+def test_what_is_below_a_domain_waits_for_the_guard(folder: Path, kind: str) -> None:
+    """When somebody leaves relay_domains, what has just become ours below a domain that stays does not enter it: the
+    guard's table has it later, or not at all when that cannot be written, and its mail would be refused."""
+    path = folder / "relay_domains"
+
+    def keys(now: Settings) -> set[str]:
+        return {line.split()[0] for line in static_only.relay_domains(now, kind)}
+
+    before = settings(Domain("example.com"), Domain("gone.example"), Domain("narrow.example", subdomains="match"))
+    path.write_text(HEADER + "".join(f"{line}\n" for line in static_only.relay_domains(before, kind)))
+    after = settings(Domain("example.com", subdomains="match"), Domain("narrow.example"))
+    assert leaving.leave(after, folder)
+    left = {line.split()[0] for line in path.read_text().splitlines() if not line.startswith("#")}
+    assert left == keys(settings(Domain("example.com"), Domain("narrow.example")))
+    assert not leaving.leave(after, folder)
+    leaving.come_back(after, folder, indexed=True)
+    left = {line.split()[0] for line in path.read_text().splitlines() if not line.startswith("#")}
+    assert left == keys(settings(Domain("example.com"), Domain("narrow.example")))

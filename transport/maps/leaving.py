@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from transport.config.settings import Settings
+from transport.config.settings import Domain, Settings
 from transport.maps import postmap, stamps, static_only
 from transport.maps.write import HEADER, Text, installing, is_ours
 
@@ -80,8 +80,9 @@ def _write(
     """known: the keys whose domains may stand there."""
     path, kind = output / NAME, _kind(active | off)
     keys = {name: _keys(settings, name, kind) for name in settings.domains if _is_yes(settings, name)}
+    narrow = replace(settings, domains={name: _as_known(one, kind, known) for name, one in settings.domains.items()})
     lines = list(
-        static_only.relay_domains(settings, kind, {n for n in settings.domains if not known & keys.get(n, set())})
+        static_only.relay_domains(narrow, kind, {n for n in settings.domains if not known & keys.get(n, set())})
     )
     new = {line.split()[0] for line in lines}
     if new == active:
@@ -108,6 +109,13 @@ def _write(
     return True
 
 
+def _as_known(domain: Domain, kind: str, known: set[str]) -> Domain:
+    """Without what is below it, where that was not there: it is new, and the guard's table may not have it yet."""
+    if domain.subdomains == "exact" or known & _forms(domain, kind, "match") - _forms(domain, kind, "exact"):
+        return domain
+    return replace(domain, subdomains="exact")
+
+
 def _types(path: Path, types: Sequence[str]) -> list[str]:
     """Of the indexed files that stand there; `.db` is that of two types."""
     there = [one for one in ("lmdb", "cdb", "hash", "btree") if postmap.index_path(path, one).exists()]
@@ -119,6 +127,9 @@ def _types(path: Path, types: Sequence[str]) -> list[str]:
 def _keys(settings: Settings, name: str, kind: str) -> set[str]:
     """Every key that the domain may have had, with and without what is below it."""
     domain = settings.domains[name]
-    both = (replace(domain, enabled="yes", subdomains=word) for word in ("exact", "match"))
-    alone = (replace(settings, domains={name: one}) for one in both)
-    return {line.split()[0] for one in alone for line in static_only.relay_domains(one, kind)}
+    return _forms(domain, kind, "exact") | _forms(domain, kind, "match")
+
+
+def _forms(domain: Domain, kind: str, subdomains: str) -> set[str]:
+    one = replace(domain, enabled="yes", subdomains=subdomains)
+    return {line.split()[0] for line in static_only.relay_domains_of(one, kind)}

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 
-from transport.config.settings import Settings
+from transport.config.settings import Domain, Settings
 from transport.maps import tls_policy as tls_policy_map
 from transport.maps import transport as transport_map
 from transport.maps.answer import OK
@@ -41,14 +41,19 @@ def relay_domains(settings: Settings, kind: str, without: Collection[str] = ()) 
     for domain in settings.domains.values():
         if domain.enabled != "yes" or domain.name in without:
             continue
-        below = domain.subdomains != "exact"
-        for name in spellings(domain.name):
-            if kind == REGEXP:
-                yield f"/^{_BELOW if below else ''}{re.escape(name)}$/\tOK"
-            else:
-                yield f"{name}\tOK"
-                if below:
-                    yield f".{name}\tOK"
+        yield from relay_domains_of(domain, kind)
+
+
+def relay_domains_of(domain: Domain, kind: str) -> Iterator[str]:
+    """The lines of one domain."""
+    below = domain.subdomains != "exact"
+    for name in spellings(domain.name):
+        if kind == REGEXP:
+            yield f"/^{_BELOW if below else ''}{re.escape(name)}$/\tOK"
+        else:
+            yield f"{name}\tOK"
+            if below:
+                yield f".{name}\tOK"
 
 
 def tls_policy(settings: Settings) -> Iterator[str]:
