@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.servers import Slapd
 from tests.servers.slapd import SUFFIX
 from transport.directories import ldap_connect
 from transport.directories.ldap import LdapSource
+from transport.directories.ldap_connect import Link
+from transport.directories.ldap_entries import Entries, Entry
 from transport.record import Record
 
 pytestmark = pytest.mark.directory
@@ -69,6 +72,32 @@ def test_a_group_that_is_made_meanwhile_has_its_members(slapd: Slapd, source: Ld
     first = next(records)
     slapd.group("all", "all@example.com", [f"uid=u0,{slapd.base}"])
     assert rest(first, records)["all"].targets == ("u0@example.com",)
+
+
+def test_many_groups_of_nobody_are_not_asked_one_by_one(
+    slapd: Slapd, source: LdapSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is made meanwhile has its members, and the others cost no question each."""
+    for i in range(30):
+        slapd.person(f"empty{i}", f"empty{i}@example.com", mailKind="group")
+    source = LdapSource("corp", replace(source.options, kind_attribute="mailKind"))
+    asked: list[str] = []
+    again = Entries.members_again
+
+    def counted(self: Entries, link: Link, entry: Entry) -> Sequence[bytes]:
+        asked.append(entry.primary)
+        return again(self, link, entry)
+
+    monkeypatch.setattr(Entries, "members_again", counted)
+    records = iter(source.list().records)
+    first = next(records)
+    slapd.ldif(f"dn: uid=empty29,{slapd.base}\nchangetype: delete\n")
+    made = slapd.group("empty29", "empty29@example.com", [f"uid=u0,{slapd.base}"])
+    slapd.ldif(f"dn: {made}\nchangetype: modify\nadd: mailKind\nmailKind: group\n")
+    found = rest(first, records)
+    assert asked == ["empty29@example.com"]
+    assert [found[f"empty{i}"].targets for i in (28, 29)] == [(), ("u0@example.com",)]
+    assert len(found) == 50
 
 
 def test_who_is_renamed_meanwhile_stays_suspended(slapd: Slapd, source: LdapSource) -> None:

@@ -40,7 +40,7 @@ _BARE = frozenset(
     ("mail", "rfc822mailbox", "mailalternateaddress", "maillocaladdress", "othermailbox", "userprincipalname", "uid")
 )
 _MANY_PLACES = 1000
-_MANY_GROUPS = 10_000
+_FEW = 20
 # slapo-dynlist(5): their members are made when they are read, and no filter finds them by these
 _DYNAMIC = "(objectClass=groupOfURLs)(objectClass=labeledURIObject)"
 _Result = TypeVar("_Result")
@@ -104,13 +104,14 @@ class LdapSource:
             suspended = {same(found) for found in link.entries(options.base, both, KEYS)}
         needed: dict[bytes, str] = {}  # member DN, as it is compared -> its address, "" while unknown
         members: dict[bytes, list[bytes]] = {}
+        groups = f"(&{self.filter}(|({options.member_attribute}=*){_DYNAMIC}))"
         if options.member_attribute:
-            groups = f"(&{self.filter}(|({options.member_attribute}=*){_DYNAMIC}))"
             for found in link.entries(options.base, groups, [options.member_attribute, *KEYS]):
                 values = entries.members(link, found, BULK)
                 members[same(found)] = values
                 needed.update((dn_key(value), "") for value in values if entries.is_dn(value))
         later: list[Entry] = []
+        bare: list[tuple[bytes, Entry]] = []  # groups of nobody
         wanted = [name for name in entries.attributes if name != options.member_attribute]
         for found in link.entries(options.base, self.filter, wanted):
             key = dn_key(found["raw_dn"])
@@ -124,12 +125,18 @@ class LdapSource:
                 listing.cookie = b""  # the server may tell whose key is gone: whose that was would not be known
             if key in needed:
                 needed[key] = entry.primary
-            if options.member_attribute and entry.bare and it not in members and len(later) < _MANY_GROUPS:
-                entry.members = entries.members_again(link, entry)  # made since the groups were read
-            if entry.members:
+            if options.member_attribute and entry.bare and it not in members:
+                bare.append((it, entry))
+            elif entry.members:
                 later.append(entry)
             else:
                 yield from entry.records
+        # made since the groups were read, perhaps; of many empty ones a search tells, not a question each
+        filled = None if len(bare) <= _FEW else {same(found) for found in link.entries(options.base, groups, KEYS)}
+        for it, entry in bare:
+            if filled is None or it in filled:
+                entry.members = entries.members_again(link, entry)
+            later.append(entry)
         for entry in later:
             self._resolve(link, entry, needed)
             yield from entry.expanded(needed, skipped)
