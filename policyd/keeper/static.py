@@ -43,6 +43,7 @@ class Static:
         self._built: Settings | None = None  # what the last build was made of
         self._left: dict[Path, object] = {}  # what the last build did not bring back, as it is
         self._guard_seen: object = None  # the guard's table as it was last found good
+        self._to_return = False  # Postfix was reloaded, and `relay_domains` has not got back whom it lost
         self._wake = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -223,6 +224,7 @@ class Static:
         from transport.maps import guard, leaving
         from transport.maps.write import BuildError, alone_in
 
+        self.error = ""
         folder = self.folder
         path = folder / guard.NAME
         try:
@@ -231,31 +233,47 @@ class Static:
             with alone_in(folder) if (folder / leaving.NAME).exists() else contextlib.nullcontext():
                 left = leaving.leave(settings, folder)
                 changed, _ = guard.write(settings, path)
-                left |= leaving.come_back(settings, folder)
+                # Postfix has to open the new table, whether this can be written or not
+                left |= self._come_back(settings, indexed=False)
         except (OSError, sqlite3.Error, BuildError) as error:
             self.error = f"{path}: {error}"
             log.limited(log.WARNING, "guard", "the guard's table cannot be written", error=self.error)
             return
-        self.error = ""
         if changed or left:
             self.built_at = time.time()
             self.builds += 1
             log.say(log.INFO, "the list of domains for Postfix changed", file=path,
                     hint="splitmx postfix check says whether main.cf still names one that has gone")  # fmt: skip
-            if existed and self._reload_postfix():
-                self._returned(settings)
+            self._to_return = existed and self._reload_postfix()
+        if self._to_return:
+            self._to_return = not self._returned(settings)
         self.waiting = tuple(leaving.absent(settings, folder))
 
-    def _returned(self, settings: Settings) -> None:
-        """Postfix was reloaded: what has to wait for that in an indexed `relay_domains`."""
-        from transport.maps import leaving
+    def _returned(self, settings: Settings) -> bool:
+        """Postfix was reloaded: what has to wait for that in an indexed `relay_domains`. Whether it is done."""
         from transport.maps.write import BuildError, alone_in
 
         try:
             with alone_in(self.folder):
-                leaving.come_back(settings, self.folder, indexed=True)
+                self._come_back(settings, indexed=True)
         except (OSError, BuildError) as error:
-            log.limited(log.WARNING, "guard", "relay_domains cannot be written: run splitmx build", error=error)
+            self._not_back(error)
+        return not self.error
+
+    def _come_back(self, settings: Settings, *, indexed: bool) -> bool:
+        """Whether `relay_domains` got somebody back. What fails is tried again."""
+        from transport.maps import leaving
+        from transport.maps.write import BuildError
+
+        try:
+            return leaving.come_back(settings, self.folder, indexed=indexed)
+        except (OSError, BuildError) as error:
+            self._not_back(error)
+            return False
+
+    def _not_back(self, error: Exception) -> None:
+        self.error = f"{self.folder}: {error}"
+        log.limited(log.WARNING, "guard", "relay_domains cannot be written: run splitmx build", error=error)
 
     def _peers(self, settings: Settings, spf: dict[str, tuple[str, ...]]) -> None:
         """Live maps alone: a `peers_access` that `splitmx build` has written follows the peers' SPF records."""

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from policyd.keeper import static as keeper_static
 from policyd.keeper.static import Static
 from tests.cli.conftest import Site
 from tests.mta.waiting import wait_for
 from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions
 from transport.config.settings import Static as StaticSettings
-from transport.maps import guard
+from transport.maps import guard, static_only
 from transport.maps.write import HEADER
 
 
@@ -142,6 +143,61 @@ def test_what_a_build_could_not_bring_up_to_date_is_not_damaged(tmp_path: Path) 
     faults: list[str] = []
     asyncio.run(life())
     assert faults == []
+
+
+@pytest.mark.parametrize("kind", ["regexp", "lmdb"])
+def test_who_cannot_come_back_to_relay_domains_now(
+    tmp_path: Path, mail_config: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A domain is switched on again while relay_domains cannot be written: Postfix gets the new table of our domains
+    all the same, and relay_domains the domain as soon as it can be written."""
+    for name in ("_PAUSE", "_LOOK", "_RETRY"):
+        monkeypatch.setattr(keeper_static, name, 0.02)
+    monkeypatch.setenv("MAIL_CONFIG", str(mail_config))
+    reloads: list[bool] = []
+
+    def reload(_: Static) -> bool:
+        reloads.append(True)
+        return True
+
+    monkeypatch.setattr(Static, "_reload_postfix", reload)
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    domain = Domain("example.com", destination="m365")
+    on = Settings(
+        daemon=Daemon(state=tmp_path),
+        directories={},
+        destinations={"m365": Destination("m365", hosts=("192.0.2.9",))},
+        domains={"example.com": domain},
+    )
+    off = replace(on, domains={"example.com": replace(domain, enabled="no")})
+    path = maps / "relay_domains"
+    path.write_text(HEADER + "".join(f"{line}\n" for line in static_only.relay_domains(on, kind)))
+    if kind == "lmdb":
+        subprocess.run(["postmap", f"lmdb:{path}"], check=True)
+    guard.write(on, maps / guard.NAME)
+
+    def there() -> bool:
+        return any(not line.startswith("#") for line in path.read_text().splitlines())
+
+    async def until(done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not done():
+                await asyncio.sleep(0.01)
+
+    async def life() -> None:
+        static = Static(off, tmp_path)
+        static.changed()
+        await until(lambda: not there() and len(reloads) == 1)
+        (maps / "relay_domains.in").mkdir()
+        static.settings = on
+        static.changed()
+        await until(lambda: len(reloads) == 2 and static.error != "")
+        (maps / "relay_domains.in").rmdir()
+        await until(there)
+        static.close()
+
+    asyncio.run(life())
 
 
 @pytest.mark.e2e
