@@ -15,13 +15,14 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, bindparam, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from transport.config.settings import SqlOptions
 from transport.directories.base import Changes, DirectoryError, DirectoryTimeout, Found, Listing, Skipped
 from transport.directories.reading import dotless, matching, records_of, spellings
 from transport.directories.schemas import sql_options
+from transport.directories.sql_clause import LiveClause, plain
 from transport.directories.sql_connect import (
     BULK,
     LIVE,
@@ -52,29 +53,7 @@ from transport.record import Record
 
 _ROWS = 2000  # rows a fetch
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ADDRESSES = re.compile(r"\(\s*:addresses\s*\)")
-# MariaDB and MySQL: collations that compare without regard to case, for which lower() only hides the index
-_CASELESS = re.compile(r"_ci$|_ci_|_ai_ci")
-_COLLATION = "splitmx_collation"
 _STANDBY = "name the primary in `url`, or see to its replication (pg_stat_wal_receiver, recovery_min_apply_delay)"
-
-
-def plain(query: str) -> str:
-    """A query of the administrator's for `text()`: its colons are no bind parameters, a last `;` goes."""
-    return query.strip().rstrip(";").rstrip().replace(":", r"\:")
-
-
-def wrapped(query: str, condition: str) -> str:
-    """The query narrowed by a condition on its columns, which are those of `q`."""
-    # the line end closes a comment that ends the query
-    return f"SELECT * FROM (\n{plain(query)}\n) q WHERE {condition}"  # noqa: S608  values are bound
-
-
-def lookup_clause(lookup: str) -> TextClause:
-    """The administrator's `lookup` with `:addresses` as a bound list, in parentheses or not."""
-    query = _ADDRESSES.sub(" :addresses", lookup.strip().rstrip(";"))
-    query = re.sub(r":(?!addresses\b)", r"\:", query)
-    return text(query).bindparams(bindparam("addresses", expanding=True))
 
 
 class SqlSource:
@@ -84,8 +63,7 @@ class SqlSource:
         self.name = name
         self._servers = Servers(sql_options(options))
         self._live: Connection | None = None
-        self._statement: TextClause | None = None
-        self._collation = ""  # that the statement was made for (MariaDB and MySQL)
+        self._clause = LiveClause(self._servers.options)
 
     @property
     def options(self) -> SqlOptions:
@@ -279,15 +257,15 @@ class SqlSource:
                 if isinstance(raw, sqlite3.Connection):
                     raw.execute(f"PRAGMA busy_timeout = {max(1, int(1000 * guard.left))}")
                 for again in (True, False):
-                    clause = self._live_clause(connection)
-                    turkish = "turkish" in self._collation or connection.info.get(DOTLESS)
+                    clause = self._clause.of(connection)
+                    turkish = "turkish" in self._clause.collation or connection.info.get(DOTLESS)
                     words = [form for word in values for form in dotless(word)] if turkish else [*values]
                     result = connection.execute(clause, {"addresses": words})
                     columns = list(result.keys())
                     self._need_address(columns)
                     padded = padded_in(result.cursor)
                     rows: Sequence[Any] = result.fetchall()
-                    if not (again and self._compares_otherwise(connection, columns, rows)):
+                    if not (again and self._clause.compares_otherwise(connection, columns, rows)):
                         break
         except (SQLAlchemyError, OSError, ValueError, drivers_errors(raw)) as error:
             if is_untranslatable(error):
@@ -305,61 +283,13 @@ class SqlSource:
             give_back(self._live, end - monotonic())
         return tuple(records_of(unpadded(rows, padded) if padded else rows, columns, Skipped()))
 
-    def _live_clause(self, connection: Connection) -> TextClause:
-        """The live query: `lookup`, or the query with a condition; made once."""
-        if self._statement is not None:
-            return self._statement
-        if self.options.lookup:
-            self._statement = lookup_clause(self.options.lookup)
-            return self._statement
-        column, lasting = self._compared(connection)
-        query = wrapped(self.options.query, f"{column} IN :addresses")
-        if self._collation:
-            query = query.replace("SELECT *", f"SELECT q.*, collation(q.address) AS {_COLLATION}", 1)
-        clause = text(query).bindparams(bindparam("addresses", expanding=True))
-        if lasting:
-            self._statement = clause
-        return clause
-
-    def _compared(self, connection: Connection) -> tuple[str, bool]:
-        """What is compared without regard to case, and whether that is known: an empty table tells nothing."""
-        self._collation = ""
-        if self.options.exact_case:
-            return "q.address", True
-        if connection.dialect.name not in ("mysql", "mariadb"):
-            return "lower(q.address)", True
-        self._collation = name = self._present_collation(connection)
-        if _CASELESS.search(name):
-            return "q.address", True
-        if name == "binary":  # octets, which lower() leaves as they are
-            return "lower(CONVERT(q.address USING utf8mb4))", True
-        return "lower(q.address)", bool(name)
-
-    def _present_collation(self, connection: Connection) -> str:
-        """MariaDB's or MySQL's collation of the addresses, "" of an empty table."""
-        one = f"SELECT collation(q.address) FROM (\n{plain(self.options.query)}\n) q LIMIT 1"  # noqa: S608  the configuration's own query
-        return str(connection.execute(text(one)).scalar() or "")
-
-    def _compares_otherwise(self, connection: Connection, columns: Sequence[str], rows: Sequence[Any]) -> bool:
-        """Whether the column was given another collation since we looked: the answer may lack people then.
-
-        Canaries are in nearly every question, so that a row says it; none at all is asked about.
-        """
-        if not self._collation or _COLLATION not in columns:
-            return False
-        now = rows[0][columns.index(_COLLATION)] if rows else self._present_collation(connection)
-        if now == self._collation or not now:
-            return False
-        self._statement = None
-        return True
-
     def explain_live(self) -> Explained:
         """The database's plan of the live query, what it scans, and the index that cures it."""
         connection = self._servers.connect(live=False)
         raw: Any = connection.connection.dbapi_connection
         try:
             with Guard(30.0, lambda: end_call(raw)):
-                return explain(connection, self._live_clause(connection), self.options)
+                return explain(connection, self._clause.of(connection), self.options)
         except (SQLAlchemyError, OSError, drivers_errors(raw)) as error:
             raise fault_of(error, self.options.url) from None
         finally:
