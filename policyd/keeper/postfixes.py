@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from policyd import log
 
 _WAIT = 20.0  # seconds for one `postfix reload`
 
@@ -14,7 +17,8 @@ _WAIT = 20.0  # seconds for one `postfix reload`
 def configurations(maps: Path, proc: Path = Path("/proc")) -> list[Path]:
     """The configuration folder of each running Postfix that names our folder of tables. Never raises.
 
-    It is told by master(8)'s environment, which postfix(1) sets, and which root alone may read.
+    It is told by master(8)'s environment, which postfix(1) sets, and which root alone may read. Any user may have a
+    process of that name, and postfix(1) runs programs that main.cf names: a folder counts only where all is root's.
     """
     return [folder for folder in dict.fromkeys(_running(proc)) if _names(folder, f"{maps}/")]
 
@@ -22,12 +26,32 @@ def configurations(maps: Path, proc: Path = Path("/proc")) -> list[Path]:
 def _running(proc: Path) -> Iterator[Path]:
     for process in sorted(proc.glob("[0-9]*")):
         try:
-            if (process / "comm").read_text() != "master\n":
+            if (process / "comm").read_text() != "master\n" or process.stat().st_uid != 0:
                 continue
             words = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has ended
-        yield from (Path(os.fsdecode(word[12:])).resolve() for word in words if word.startswith(b"MAIL_CONFIG="))
+            for folder in (
+                Path(os.fsdecode(word[12:])).resolve() for word in words if word.startswith(b"MAIL_CONFIG=")
+            ):
+                main = folder / "main.cf"
+                if not main.samefile(process / "root" / main.relative_to("/")):
+                    continue  # it is in a container
+                if _roots(folder):
+                    yield folder
+                else:
+                    log.limited(log.WARNING, "postfix of others", "a Postfix is not reloaded: others than root may "
+                                "write its configuration, or a folder above it", folder=folder)  # fmt: skip
+        except (OSError, ValueError, RuntimeError):
+            continue  # it has ended, or leads nowhere
+
+
+def _roots(folder: Path) -> bool:
+    """Whether nobody but root decides what main.cf in this folder says."""
+    for path in (folder / "main.cf", folder, *folder.parents):
+        status = path.stat()
+        others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0)
+        if status.st_uid != 0 or (status.st_mode & others and not status.st_mode & stat.S_ISVTX):
+            return False
+    return True
 
 
 def _names(folder: Path, text: str) -> bool:
