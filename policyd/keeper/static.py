@@ -222,7 +222,7 @@ class Static:
         """Live maps alone: only the table by which Postfix knows our domains, and `relay_domains` of a build by hand,
         which loses them before that does and gets them back behind it."""
         from transport.maps import guard, leaving
-        from transport.maps.write import BuildError, alone_in
+        from transport.maps.write import BuildError, alone_in, is_building
 
         self.error = ""
         folder = self.folder
@@ -230,11 +230,14 @@ class Static:
         try:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             existed = path.exists()
-            with alone_in(folder) if (folder / leaving.NAME).exists() else contextlib.nullcontext():
-                left = leaving.leave(settings, folder)
+            there = (folder / leaving.NAME).exists()
+            # a build by hand may be writing it: where nobody has to leave it, the table does not wait
+            busy = there and is_building(folder) and not leaving.strange(settings, folder)
+            with alone_in(folder) if there and not busy else contextlib.nullcontext():
+                left = there and not busy and leaving.leave(settings, folder)
                 changed, _ = guard.write(settings, path)
                 # Postfix has to open the new table, whether this can be written or not
-                left |= self._come_back(settings, indexed=False)
+                left |= there and not busy and self._come_back(settings, indexed=False)
         except (OSError, sqlite3.Error, BuildError) as error:
             self.error = f"{path}: {error}"
             log.limited(log.WARNING, "guard", "the guard's table cannot be written", error=self.error)
@@ -248,6 +251,8 @@ class Static:
         if self._to_return:
             self._to_return = not self._returned(settings)
         self.waiting = tuple(leaving.absent(settings, folder))
+        if busy and self.waiting:
+            self.error = f"{folder / leaving.NAME}: another build is writing it"  # they come back at the next attempt
 
     def _returned(self, settings: Settings) -> bool:
         """Postfix was reloaded: what has to wait for that in an indexed `relay_domains`. Whether it is done."""

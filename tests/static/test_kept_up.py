@@ -21,7 +21,7 @@ from tests.mta.waiting import wait_for
 from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions
 from transport.config.settings import Static as StaticSettings
 from transport.maps import guard, static_only
-from transport.maps.write import HEADER
+from transport.maps.write import HEADER, alone_in
 
 
 @pytest.mark.e2e
@@ -114,6 +114,37 @@ def test_a_locked_table_is_made_anew(
         other.execute("BEGIN EXCLUSIVE")
         wait_for(lambda: look_up() == "u1@example.com", 60, site.daemon.tail)
     assert f"end that program file={table} pid={os.getpid()}" in site.daemon.tail(1000)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_build_that_does_not_end_keeps_nobody_from_the_table(
+    tmp_path: Path, cleaned: Callable[[Callable[[], object]], None], leaves: bool
+) -> None:
+    """Live maps beside a `relay_domains` of a build by hand, and another build that was stopped: who is new is in the
+    table at once, a table that is gone is written again; who has to leave `relay_domains` waits for it."""
+    maps = tmp_path / "maps"
+    domains = {name: Domain(name, local=("here",)) for name in ("example.com", "example.org")}
+    settings = Settings(digest=b"1", daemon=Daemon(state=tmp_path), domains=domains)
+    less = replace(settings, domains={"example.com": domains["example.com"]})
+    maps.mkdir()
+    (maps / "relay_domains").write_text(
+        HEADER + "".join(f"{line}\n" for line in static_only.relay_domains(settings if leaves else less, "regexp"))
+    )
+    guard.write(less if not leaves else settings, maps / guard.NAME)
+
+    async def life() -> None:
+        static = Static(less if leaves else settings, tmp_path)
+        cleaned(static.close)
+        await asyncio.to_thread(static._build, static.settings, {})
+        names = {name for name, _ in (guard.read(maps / guard.NAME) or ((), ()))[0]}
+        assert {"example.com", "example.org"} <= names
+        assert ("another build" in static.error) is leaves
+        (maps / guard.NAME).unlink()
+        await asyncio.to_thread(static._build, static.settings, {})
+        assert (guard.read(maps / guard.NAME) is None) is leaves
+
+    with alone_in(maps):
+        asyncio.run(life())
 
 
 def test_what_a_build_could_not_bring_up_to_date_is_not_damaged(tmp_path: Path) -> None:

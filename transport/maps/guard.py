@@ -141,7 +141,7 @@ def write(settings: Settings, path: Path, *, check: bool = False) -> tuple[bool,
 
 
 def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
-    aside = path.with_name(f".{path.name}.new")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")  # a build by hand may be at it, too
     with closing(sqlite3.connect(":memory:")) as new:
         new.executescript(_SCHEMA)
         new.executemany("INSERT INTO domain VALUES (?, ?)", sorted(wanted[0]))
