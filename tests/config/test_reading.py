@@ -93,6 +93,21 @@ def test_a_pipe_that_is_written_into_is_read_to_its_end(tmp_path: Path) -> None:
         writer.join()
 
 
+def test_a_pipe_is_read_once_by_a_command_that_looks_twice(tmp_path: Path) -> None:
+    """`explain` asks the daemon that the configuration names, and decides by itself where there is none: a shell's
+    `<(generate)` has said everything by then."""
+    reading, writing = os.pipe()
+    os.write(writing, DIRECTORY.format(**FILE, more="").encode())
+    os.close(writing)
+    path = Path(f"/dev/fd/{reading}")
+
+    try:
+        assert load_light(path).control
+        assert list(load(path).domains) == ["example.com"]
+    finally:
+        os.close(reading)
+
+
 @pytest.mark.parametrize("content", [b"", b" \n\r\n", b"\xef\xbb\xbf", b"\0" * 4096])
 def test_an_empty_configuration_is_a_mistake(content: bytes, tmp_path: Path) -> None:
     """What an editor or a crash leaves is refused by every command, as it is by the daemon: `build` would take our

@@ -19,6 +19,8 @@ LARGEST = 64 << 20
 _PATIENCE = 10.0  # seconds for what comes through a pipe, such as a shell's <(…)
 _READ = 1 << 20
 
+_pipes: dict[tuple[str, int, int], bytes] = {}  # what came through: a command may look twice, it comes but once
+
 
 def read(path: Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
     """The content of a file, or of a pipe until its writer closes it.
@@ -28,11 +30,14 @@ def read(path: Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        mode, pipe = status.st_mode, (str(path), status.st_dev, status.st_ino)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode) and not (pipes and stat.S_ISFIFO(mode)):
             raise OSError(errno.EINVAL, "not a plain file", str(path))
+        if pipe in _pipes:
+            return _pipes[pipe]
         end = time.monotonic() + _PATIENCE
         data = bytearray()
         while len(data) <= largest:
@@ -43,6 +48,8 @@ def read(path: Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
             except BlockingIOError:
                 continue
             if not more:
+                if stat.S_ISFIFO(mode):
+                    _pipes[pipe] = bytes(data)
                 return bytes(data)
             data += more
     finally:
