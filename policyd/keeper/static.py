@@ -72,7 +72,8 @@ class Static:
                     lost = await threads.to_thread(self._lost)
                 if lost is not None:
                     self._fault("static")
-                    self._say_lost(lost)
+                    with contextlib.suppress(Exception):
+                        await threads.to_thread(self._say_lost, lost)
                 elif again is None or time.monotonic() < again:
                     continue
             self._wake.clear()
@@ -128,6 +129,7 @@ class Static:
         return next((path for path, now in self._altered().items() if self._left.get(path, "") != now), None)
 
     def _say_lost(self, lost: Path) -> None:
+        """In a thread."""
         from transport.maps import guard
 
         if lost.name == guard.NAME and (holder := guard.locked_by(lost)) is not None:

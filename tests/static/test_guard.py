@@ -192,3 +192,15 @@ def test_what_is_below_a_domain_waits_for_the_guard(folder: Path, kind: str) -> 
     leaving.come_back(after, folder, indexed=True)
     left = {line.split()[0] for line in path.read_text().splitlines() if not line.startswith("#")}
     assert left == keys(settings(Domain("example.com"), Domain("narrow.example")))
+
+
+def test_what_is_no_file_is_written_anew(folder: Path) -> None:
+    """A FIFO in the table's place is waited for by nobody, nor is a folder taken for a table that is locked."""
+    table = folder / guard.NAME
+    os.mkfifo(table)
+
+    assert guard.locked_by(table) is None
+    assert guard.read(table) is None
+    guard.write(Settings(), table)
+
+    assert guard.read(table) == (guard.domain_rows(Settings()), guard.policy_rows(Settings()))

@@ -91,6 +91,8 @@ def read(path: Path) -> tuple[Rows, Rows] | None:
     if companions(path) or locked_by(path) is not None:
         return None
     try:
+        if not path.is_file():
+            return None  # a FIFO would be waited for
         with path.open("rb") as file:
             if file.read(20)[18:] == _WAL:
                 return None
@@ -109,6 +111,8 @@ def locked_by(path: Path) -> int | None:
     Postfix's look-ups fail then, for every domain, and what has it open dies. Only looks: takes no lock itself.
     """
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             for start, length in _KEPT_OUT:
                 asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
