@@ -114,9 +114,9 @@ class Saver:
 
 
 def read(path: Path) -> str:
-    """The file's text, "" when there is none or it cannot be read."""
+    """The file's text (as transport.config.load has it), "" when there is none or it cannot be read."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -264,6 +264,30 @@ def test_rollback_goes_back_and_forth(site: Site) -> None:
     assert site.run("rollback", "--log").stdout.count("reload") >= 3
 
 
+@pytest.mark.parametrize(("begin", "end"), [("\ufeff", "\n"), ("", "\r\n")], ids=["mark", "line ends"])
+def test_rollback_of_a_file_from_windows(site: Site, begin: str, end: str) -> None:
+    """A byte order mark and its line ends are no change: what another reload finds as it was stays out of the log, and
+    the earlier settings are still there to go back to."""
+    first = site.daemon.config.read_text()
+    second = first.replace('unknown = "verify"', 'unknown = "relay"')
+
+    def write(text: str) -> None:
+        site.daemon.config.write_bytes(f"{begin}{text}".replace("\n", end).encode())
+
+    write(first)
+    site.start()
+    write(second)
+    for times in (1, 2, 3):
+        site.daemon.reload()
+        wait_for(lambda: site.daemon.tail(1000).count("configuration taken") == times, 15)  # noqa: B023
+        wait_for(lambda: decided(site)["verify"] is False, 15)
+    assert site.run("rollback", "--log").stdout.count("reload") == 1
+    done = site.run("rollback")
+    assert done.returncode == 0
+    assert '"relay" -> "verify"' in done.stdout
+    wait_for(lambda: decided(site)["verify"] is True, 15)
+
+
 def decided(site: Site) -> dict[str, object]:
     """The daemon's report of a stranger."""
     found: dict[str, object] = json.loads(site.run("explain", "--json", "stranger@example.com").stdout)

@@ -80,10 +80,11 @@ def empty(path: Path) -> ConfigError:
 
 
 def read_text(path: Path) -> str:
-    """The text of a configuration. Raises OSError, and ConfigErrors where it is no text."""
+    """The text of a configuration, without a byte order mark and with the line ends of TOML. Raises OSError, and
+    ConfigErrors where it is no text."""
     raw = reading.read(path)
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{raw[error.start]:02x}"
