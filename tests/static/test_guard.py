@@ -195,12 +195,14 @@ def test_what_is_below_a_domain_waits_for_the_guard(folder: Path, kind: str) -> 
 
 
 def test_what_is_no_file_is_written_anew(folder: Path) -> None:
-    """A FIFO in the table's place is waited for by nobody, nor is a folder taken for a table that is locked."""
+    """A FIFO in the table's place is waited for by nobody, and its mode is not the new table's."""
     table = folder / guard.NAME
     os.mkfifo(table)
+    table.chmod(0o666)
 
     assert guard.locked_by(table) is None
     assert guard.read(table) is None
     guard.write(Settings(), table)
 
     assert guard.read(table) == (guard.domain_rows(Settings()), guard.policy_rows(Settings()))
+    assert table.stat().st_mode & 0o777 == 0o644

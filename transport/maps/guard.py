@@ -157,7 +157,7 @@ def _replace(path: Path, wanted: tuple[Rows, Rows]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.is_file() else 0o644)
         give_to_owner(aside)
         for other in companions(path):
             other.unlink(missing_ok=True)
