@@ -197,7 +197,10 @@ class Channel:
 
 class LoopChannel:
     """A Channel in an event loop: calls `on_message` for each message, whatever the one before led to, and `on_close`
-    once."""
+    once.
+
+    on_unread: there was no memory for what has arrived, and nothing more will be read; else the link is closed then.
+    """
 
     def __init__(
         self,
@@ -205,11 +208,13 @@ class LoopChannel:
         sock: socket.socket,
         on_message: Callable[[LoopChannel, Message], None],
         on_close: Callable[[LoopChannel], None],
+        on_unread: Callable[[], None] | None = None,
     ) -> None:
         self.loop = loop
         self.channel = Channel(sock)
         self.on_message = on_message
         self.on_close = on_close
+        self.on_unread = on_unread
         self.open = True
         self._writer = False
         loop.add_reader(sock.fileno(), self._read)
@@ -265,6 +270,14 @@ class LoopChannel:
             messages = self.channel.receive()
         except LinkClosedError:
             self.close()
+            return
+        except MemoryError:  # a part of it may be lost, and with it where the next message begins
+            log.limited(log.ERROR, "link memory", "out of memory for a message of ours, its link is given up")
+            if self.on_unread is None:
+                self.close()
+                return
+            self.loop.remove_reader(self.channel.fileno())
+            self.on_unread()
             return
         for message in messages:
             try:

@@ -74,7 +74,7 @@ class Worker:
         self.observations: list[dict[str, Any]] = []
         self.index_said = ""
         self.networks = listen.networks(settings.daemon.allow)
-        self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0))
+        self.supervisor = LoopChannel(loop, up, self._from_supervisor, lambda _: os._exit(0), self._untaken)
         self.keeper: LoopChannel | None = None
         self.heard = self.silence = 0.0
         self.unlinked = 0  # seconds without a link to a keeper

@@ -17,7 +17,7 @@ from policyd import clock, parts
 from policyd.keeper import reloading
 from policyd.keeper.main import Keeper
 from policyd.keeper.syncing import Order
-from policyd.link import Channel, Live
+from policyd.link import Channel, Live, Message
 from policyd.parts import Arrival, cut
 from policyd.worker.live import Pending
 from policyd.worker.main import Worker
@@ -298,3 +298,32 @@ def test_who_asked_for_a_reload_hears_of_that_one(tmp_path: Path) -> None:
         return both
 
     assert asyncio.run(life()) == ((), ("a mistake",))
+
+
+@pytest.mark.parametrize("whose", ["supervisor", "keeper"])
+def test_a_message_for_which_there_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    """Half of it is lost, and where the next one begins: a worker makes room for one that hears of new settings, and a
+    link to the keeper is let go, for which it asks anew."""
+    stopped: list[Worker] = []
+    monkeypatch.setattr(Worker, "_stop", lambda worker: stopped.append(worker))
+
+    def none() -> list[Message]:
+        raise MemoryError
+
+    async def life() -> None:
+        worker, supervisor = _worker(asyncio.get_running_loop(), _settings(tmp_path, "example.com"))
+        mine, theirs = socket.socketpair()
+        worker._link(mine)
+        keeper = Channel(theirs)
+        link = getattr(worker, whose)
+        monkeypatch.setattr(link.channel, "receive", none)
+        (supervisor if whose == "supervisor" else keeper).send(("settings", (), ""))
+        await _until(lambda: stopped == [worker] if whose == "supervisor" else worker.keeper is None)
+        assert worker.supervisor.open  # closed, it would be killed, and who is being answered would not be
+        worker.supervisor.close()
+        supervisor.close()
+        keeper.close()
+        if worker.keeper is not None:
+            worker.keeper.close()
+
+    asyncio.run(life())
