@@ -33,8 +33,8 @@ _Raw = tuple[int, str | None] | tuple[int, str | None, int | None]
 
 
 class Reader(Survey):
-    """The index for answering. Never raises: what cannot be read is "not loaded", and `reason` says why (but `rows`, of a
-    row that holds what no writer puts there).
+    """The index for answering. Never raises: what cannot be read is "not loaded", and `reason` says why (but
+    `rows` does, of a row that holds what no writer puts there).
 
     state: the directory of `index.sqlite`. One thread uses one Reader. hold: when the file is deleted or another one
     put in its place, keep the last snapshot of the old one (`gone` is then true) instead of losing it; it is never
