@@ -49,7 +49,8 @@ def _roots(folder: Path) -> bool:
     for path in (folder / "main.cf", folder, *folder.parents):
         status = path.stat()
         others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0)
-        if status.st_uid != 0 or (status.st_mode & others and not status.st_mode & stat.S_ISVTX):
+        sticky = path in folder.parents and status.st_mode & stat.S_ISVTX  # what is root's there stays so
+        if status.st_uid != 0 or (status.st_mode & others and not sticky):
             return False
     return True
 

@@ -46,12 +46,12 @@ def test_configuration_of_root(tmp_path: Path, config: Path) -> None:
     assert postfixes.configurations(tmp_path / "maps", tmp_path / "proc") == [config]
 
 
-@pytest.mark.parametrize("whose", ["folder", "main.cf", "parent", "process", "writable"])
+@pytest.mark.parametrize("whose", ["folder", "main.cf", "parent", "process", "0777", "1777"])
 def test_what_another_user_writes_is_not_run(tmp_path: Path, config: Path, whose: str) -> None:
     """No user becomes root by a process called master: postfix(1) runs programs that main.cf names."""
     process(tmp_path / "proc", config)
-    if whose == "writable":
-        config.chmod(0o777)
+    if whose.isdigit():
+        config.chmod(int(whose, 8))
     else:
         places = {"folder": config, "main.cf": config / "main.cf", "parent": tmp_path, "process": tmp_path / "proc/123"}
         os.chown(places[whose], NOBODY, NOBODY)

@@ -36,7 +36,7 @@ def read(path: Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode) and not (pipes and stat.S_ISFIFO(mode)):
             raise OSError(errno.EINVAL, "not a plain file", str(path))
-        if pipe in _pipes:
+        if stat.S_ISFIFO(mode) and pipe in _pipes:
             return _pipes[pipe]
         end = time.monotonic() + _PATIENCE
         data = bytearray()
