@@ -65,7 +65,7 @@ def _read(path: Path) -> tuple[set[str], set[str]]:
     """The keys of a file that a build wrote, and those that were taken out; none when it is not there or not ours."""
     if not is_ours(path):
         return set(), set()
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     active = {words[0] for line in lines if not line.startswith("#") and (words := line.split())}
     return active, {line.removeprefix(_OFF) for line in lines if line.startswith(_OFF)}
 
