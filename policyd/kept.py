@@ -95,7 +95,7 @@ def _read(file: Path) -> _Module:
     status = file.stat()
     try:
         cached = Path(importlib.util.cache_from_source(str(file))).read_bytes()
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # not there, or Python is told to keep none (sys.implementation.cache_tag)
         cached = b""
     stamp = b"".join((value & 0xFFFFFFFF).to_bytes(4, "little") for value in (0, int(status.st_mtime), status.st_size))
     if cached[:_HEADER] == importlib.util.MAGIC_NUMBER + stamp:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from policyd import log
@@ -14,16 +14,17 @@ from policyd import log
 _WAIT = 20.0  # seconds for one `postfix reload`
 
 
-def configurations(maps: Path, proc: Path = Path("/proc")) -> list[Path]:
+def configurations(maps: Path, proc: Path = Path("/proc"), left_out: Callable[[], None] = lambda: None) -> list[Path]:
     """The configuration folder of each running Postfix that names our folder of tables. Never raises.
 
+    left_out: called for each of root's that may be one, and is not looked at.
     It is told by master(8)'s environment, which postfix(1) sets, and which root alone may read. Any user may have a
     process of that name, and postfix(1) runs programs that main.cf names: a folder counts only where all is root's.
     """
-    return [folder for folder in dict.fromkeys(_running(proc)) if _names(folder, f"{maps}/")]
+    return [folder for folder in dict.fromkeys(_running(proc, left_out)) if _names(folder, f"{maps}/")]
 
 
-def _running(proc: Path) -> Iterator[Path]:
+def _running(proc: Path, left_out: Callable[[], None]) -> Iterator[Path]:
     for process in sorted(proc.glob("[0-9]*")):
         try:
             if (process / "comm").read_text() != "master\n" or process.stat().st_uid != 0:
@@ -39,7 +40,9 @@ def _running(proc: Path) -> Iterator[Path]:
                     yield folder
                 else:
                     log.limited(log.WARNING, "postfix of others", "a Postfix is not reloaded: others than root may "
-                                "write its configuration, or a folder above it", folder=folder)  # fmt: skip
+                                "write its configuration, or a folder above it", folder=folder,
+                                hint="if it is yours: let root alone write there, then reload it")  # fmt: skip
+                    left_out()
         except (OSError, ValueError, RuntimeError):
             continue  # it has ended, or leads nowhere
 
@@ -66,13 +69,13 @@ def _names(folder: Path, text: str) -> bool:
     return False
 
 
-def reload(maps: Path) -> list[str]:
+def reload(maps: Path, left_out: Callable[[], None]) -> list[str]:
     """`postfix reload` for the usual one, and for others that read our tables; the commands that failed.
 
-    The usual one need not run where there are others.
+    The usual one need not run where there are others. left_out: as of `configurations`.
     """
     usual = Path(os.environ.get("MAIL_CONFIG") or "/etc/postfix").resolve()
-    found = configurations(maps)
+    found = configurations(maps, left_out=left_out)
     failed = [] if _done(["postfix", "reload"]) or (found and usual not in found) else ["postfix reload"]
     others = (["postfix", "-c", str(folder), "reload"] for folder in found if folder != usual)
     return failed + [" ".join(command) for command in others if not _done(command)]

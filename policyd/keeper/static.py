@@ -45,7 +45,8 @@ class Static:
         self._guard_seen: object = None  # the guard's table as it was last found good
         self._to_return = False  # Postfix was reloaded, and `relay_domains` has not got back whom it lost
         self._wake = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run())
 
     @property
     def folder(self) -> Path:
@@ -315,7 +316,7 @@ class Static:
 
         failed = ["postfix reload"]
         if os.geteuid() == 0:
-            failed = postfixes.reload(self.folder)
+            failed = postfixes.reload(self.folder, self._left_out)
         if not failed:
             self.reload_wanted = False
             log.say(log.INFO, "postfix reloaded")
@@ -323,3 +324,7 @@ class Static:
         self.reload_wanted = True
         log.say(log.WARNING, f"the list of domains changed: run `{failed[0]}`")
         return False
+
+    def _left_out(self) -> None:
+        """In a thread: a Postfix is not reloaded."""
+        self._loop.call_soon_threadsafe(self._fault, "postfix")

@@ -332,7 +332,8 @@ class Worker:
 
     def _untaken(self) -> None:
         """Answers by settings that count no more are wrong ones, and a successor begins with the new."""
-        log.say(log.ERROR, "worker cannot take the new settings, it ends and is started again with them")
+        self.counters.fault("settings")
+        log.say(log.ERROR, "worker cannot take what it is told, it ends and is started again with the present settings")
         self._stop()
 
     def _stop(self) -> None:

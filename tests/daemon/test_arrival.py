@@ -143,6 +143,7 @@ def test_a_worker_never_stays_with_old_settings(tmp_path: Path, monkeypatch: pyt
         supervisor.send(("settings", cut(new), ""))
         await _until(lambda: worker.settings == new or stopped)
         assert stopped == ([worker] if fails > 1 else [])
+        assert worker.counters.faults.get("settings", 0) == len(stopped)
         worker.supervisor.close()
         supervisor.close()
 
