@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,20 +48,24 @@ def doubted(site: Site, compares: int, why: str) -> None:
     assert why in lines[-1], lines
 
 
-def test_a_restored_openldap(sites: Sites, own_slapd: Slapd) -> None:
-    """The contextCSN goes back with a backup: whoever came after it is compared away, nobody else is."""
-    world = Tree(own_slapd)
-    site, compares = followed(sites, world)
-    own_slapd.stop()
-    backup = own_slapd.folder / "backup"
-    shutil.copytree(own_slapd.folder / "data", backup)
-    own_slapd.start()
+def backed_up(site: Site, world: Tree, slapd: Slapd) -> Path:
+    """A backup of the server's data, and somebody, "later", who came after it and is in the index, with the mark."""
+    slapd.stop()
+    backup = slapd.folder / "backup"
+    shutil.copytree(slapd.folder / "data", backup)
+    slapd.start()
     world.add("later")
     site.answers("later@example.org", HERE[1], 60)
     before = readings(site)["feed"]
-    wait_for(
-        lambda: readings(site)["feed"] > before + 1, 60, site.splitmx.tail
-    )  # it is in the index, and the mark after it
+    wait_for(lambda: readings(site)["feed"] > before + 1, 60, site.splitmx.tail)
+    return backup
+
+
+def test_a_restored_openldap(sites: Sites, own_slapd: Slapd) -> None:
+    """The contextCSN goes back with a backup: whoever came after it is compared away, nobody else is."""
+    world = Tree(own_slapd)
+    site, _ = followed(sites, world)
+    backup = backed_up(site, world, own_slapd)
     compares = readings(site)["full"]
     own_slapd.stop()
     shutil.rmtree(own_slapd.folder / "data")
@@ -75,14 +80,7 @@ def test_a_restored_openldap_that_was_written_to(sites: Sites, own_slapd: Slapd)
     """The first write to a backup brings contextCSN beyond ours again: after an outage it is compared all the same."""
     world = Tree(own_slapd)
     site, _ = followed(sites, world)
-    own_slapd.stop()
-    backup = own_slapd.folder / "backup"
-    shutil.copytree(own_slapd.folder / "data", backup)
-    own_slapd.start()
-    world.add("later")
-    site.answers("later@example.org", HERE[1], 60)
-    before = readings(site)["feed"]
-    wait_for(lambda: readings(site)["feed"] > before + 1, 60, site.splitmx.tail)
+    backup = backed_up(site, world, own_slapd)
     own_slapd.stop()
     count = sum(readings(site).values())
     wait_for(lambda: sum(readings(site).values()) > count + 1, 60, site.splitmx.tail)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -274,12 +275,15 @@ def test_rollback_of_a_file_from_windows(site: Site, begin: str, end: str) -> No
     def write(text: str) -> None:
         site.daemon.config.write_bytes(f"{begin}{text}".replace("\n", end).encode())
 
+    def taken(times: int) -> bool:
+        return site.daemon.tail(1000).count("configuration taken") == times
+
     write(first)
     site.start()
     write(second)
     for times in (1, 2, 3):
         site.daemon.reload()
-        wait_for(lambda: site.daemon.tail(1000).count("configuration taken") == times, 15)  # noqa: B023
+        wait_for(partial(taken, times), 15)
         wait_for(lambda: decided(site)["verify"] is False, 15)
     assert site.run("rollback", "--log").stdout.count("reload") == 1
     done = site.run("rollback")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,13 @@ def test_socket_files_that_are_removed_are_made_again(site: Site) -> None:
 def test_a_socket_file_that_is_removed_again_and_again_closes_no_other(site: Site) -> None:
     """A worker that we end to renew one has not failed: its successor begins at once, every time, and the others' MTAs
     are not refused meanwhile."""
+
+    def renewed(times: int) -> bool:
+        return site.log().count("socket file was gone") == times
+
     for times in range(1, 5):
         site.map.unlink()
-        wait_for(lambda: site.log().count("socket file was gone") == times, 10, site.splitmx.tail)  # noqa: B023
+        wait_for(partial(renewed, times), 10, site.splitmx.tail)
         site.answers("ann@example.com", LOCAL)
     assert "listener closed" not in site.log()
 

@@ -7,6 +7,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -288,6 +289,9 @@ def test_readings_that_hang_end_the_keeper_and_slow_ones_do_not(
         now, before = now + seconds, looks
         await until(lambda: looks > before + 1)
 
+    def seen(plan: Plan, number: int) -> bool:
+        return len(plan.seen) == number
+
     async def life(plan: Plan) -> None:
         await plan.read("full")
         plan.goes_on.clear()
@@ -306,7 +310,7 @@ def test_readings_that_hang_end_the_keeper_and_slow_ones_do_not(
             with pytest.raises(DirectoryError, match="given up"):
                 hung(1)  # it writes nothing when it comes back
             order = following
-            await until(lambda number=hanging: len(plan.seen) == number)  # type: ignore[misc]
+            await until(partial(seen, plan, hanging))
         assert len(plan.hopeless) == 1
 
     run(Plan(), life)

@@ -56,12 +56,10 @@ def test_files_follow_the_directories(
     assert look_up("u1@example.com") == "LOCAL"
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("static", [True, False])
-def test_a_lost_file_is_written_again(
+def started(
     folder: Path, mail_config: Path, cleaned: Callable[[Callable[[], object]], None], static: bool
-) -> None:
-    """What Postfix reads is there again by itself, whoever removed, emptied or damaged it; the log says so."""
+) -> tuple[Site, Path]:
+    """A running site with static maps, or with live ones alone, and where its maps are."""
     site = Site(folder)
     cleaned(site.daemon.stop)
     site.daemon.environment = {**site.daemon.environment, "MAIL_CONFIG": str(mail_config)}
@@ -69,6 +67,16 @@ def test_a_lost_file_is_written_again(
     text = site.daemon.config.read_text()
     site.daemon.write(text + (f'[static]\ndirectory = "{maps}"\ntypes = ["lmdb"]\n' if static else ""))
     site.start()
+    return site, maps
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("static", [True, False])
+def test_a_lost_file_is_written_again(
+    folder: Path, mail_config: Path, cleaned: Callable[[Callable[[], object]], None], static: bool
+) -> None:
+    """What Postfix reads is there again by itself, whoever removed, emptied or damaged it; the log says so."""
+    site, maps = started(folder, mail_config, cleaned, static)
     table, index = maps / "domains.sqlite", maps / "relay_recipients.lmdb"
     wait_for(lambda: table.exists() and (index.exists() or not static), 60, site.daemon.tail)
 
@@ -89,13 +97,7 @@ def test_a_locked_table_is_made_anew(
 ) -> None:
     """Another program keeps `domains.sqlite` locked, on which every look-up of Postfix fails, for any domain: one that
     nobody has locked takes its place, and the log names the program."""
-    site = Site(folder)
-    cleaned(site.daemon.stop)
-    site.daemon.environment = {**site.daemon.environment, "MAIL_CONFIG": str(mail_config)}
-    maps = folder / "maps" if static else folder / "state/maps"
-    text = site.daemon.config.read_text()
-    site.daemon.write(text + (f'[static]\ndirectory = "{maps}"\ntypes = ["lmdb"]\n' if static else ""))
-    site.start()
+    site, maps = started(folder, mail_config, cleaned, static)
     table, asked = maps / "domains.sqlite", folder / "guard.cf"
     asked.write_text(f"dbpath = {table}\nquery = SELECT '%s' FROM domain WHERE name = '%d'\n")
 
