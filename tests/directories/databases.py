@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from transport.address import external
+from transport.address import external, parse
 from transport.config.settings import SqlOptions
 from transport.directories.base import Found, Listing
 from transport.directories.sql import SqlSource
@@ -82,3 +82,10 @@ def listed(listing: Listing) -> dict[str, Record]:
 def names(found: Found) -> set[str]:
     """The addresses of an answer."""
     return {external(record.local, record.domain) for record in found.records}
+
+
+def pair(address: str) -> tuple[str, str]:
+    """An address as `ask` wants it."""
+    parsed = parse(address)
+    assert parsed is not None
+    return parsed.local, parsed.domain

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transport.index import schema
+from transport.index import file, schema
 from transport.index.survey import Survey
 from transport.record import Kind, Row
 
@@ -122,10 +122,8 @@ class Reader(Survey):
             return
         connection = None
         try:
-            text = str(self.path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-            connection = sqlite3.connect(
-                f"file:{text}?mode=ro", uri=True, isolation_level=None, timeout=0.2, check_same_thread=False
-            )
+            uri = f"file:{file.quoted(self.path)}?mode=ro"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.2, check_same_thread=False)
             with schema.as_damage():
                 connection.execute("PRAGMA mmap_size = 0")
                 connection.execute(f"PRAGMA cache_size = -{_CACHE}")
