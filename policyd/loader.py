@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from policyd.children import belong
+from policyd.loop import step_back
 from policyd.sockets import passes
 from policyd.version import replaced
 from transport.config.settings import Daemon, Settings
@@ -123,6 +124,7 @@ def _child(path: Path, parent: int, writing: int) -> None:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         belong(parent, "loader")
+        step_back()
         # the lock and the listeners are the daemon's: where this process outlives it, the next one must get them
         os.closerange(3, writing)
         os.closerange(writing + 1, _DESCRIPTORS)

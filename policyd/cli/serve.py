@@ -37,6 +37,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     """
     from policyd import kept, log
     from policyd.loader import Loader
+    from policyd.loop import rise
     from policyd.supervisor import EXIT_CONFIG, EXIT_LATER, Supervisor
     from policyd.version import running
 
@@ -52,6 +53,7 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
         )
     loader = Loader(config)
     _preload()
+    rise()
     running()  # asked now: pip may exchange the files later
     kept.keep()
     loaded = loader.wait()

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 
-INTERVAL = 0.010
+INTERVAL = 0.002
 """Seconds between two messages to the keeper at least, while others are asked about."""
 
 TURN = 0.001
 """Seconds between two handfuls of live answers, while others are asked about."""
 
-_LEAST = 10  # addresses of one message: 1,000 a second
-_PART = 10  # of what waits, a tenth goes at once: however many wait, the last one goes within 0.4 s
+LEAST = 2
+"""Addresses of one message at least: 1,000 a second."""
+
+_PART = 50  # of what waits, so much goes at once: however many wait, the last one goes within 0.4 s
 _HANDFUL, _HANDFULS = 1, 10  # answers handed out at once: one, or a tenth of what is there
 _LINGER = 0.1  # seconds since somebody was answered at once, until strangers have the worker for themselves
 
@@ -45,7 +47,7 @@ class Pace:
     @staticmethod
     def questions(waiting: int) -> int:
         """How many of so many addresses go into one message."""
-        return max(_LEAST, waiting // _PART)
+        return max(LEAST, waiting // _PART)
 
     @staticmethod
     def answers(waiting: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from policyd.link import Live
 from policyd.worker.live import LiveLink, Pending
-from policyd.worker.pace import INTERVAL
+from policyd.worker.pace import INTERVAL, LEAST
 from tests.transport.world import D, settings
 
 
@@ -98,27 +98,27 @@ def test_strangers_alone_are_asked_about_at_once(asked: Asked) -> None:
 
 
 def test_beside_known_recipients_messages_are_small_and_apart(asked: Asked) -> None:
-    """Ten in a message, and the next one no sooner than INTERVAL after it."""
-    asked.strangers(10)
+    """A few in a message, and the next one no sooner than INTERVAL after it."""
+    asked.strangers(LEAST)
     asked.turns.turn()
     asked.known()
-    asked.strangers(30)
+    asked.strangers(3 * LEAST)
     waited = []
     while asked.turns.due:
         waited += asked.turns.turn()
     assert waited == pytest.approx([INTERVAL] * 3)
-    assert [len(message) for message in asked.messages] == [10, 10, 10, 10]
+    assert [len(message) for message in asked.messages] == [LEAST] * 4
 
 
 def test_known_recipients_count_for_a_moment_only(asked: Asked) -> None:
     """A tenth of a second after the last one strangers have the worker for themselves."""
     asked.known()
-    asked.strangers(10)
+    asked.strangers(LEAST)
     asked.turns.turn()
     asked.turns.now += 0.2
     asked.strangers(60)
     assert asked.turns.turn() == [0.0]
-    assert [len(message) for message in asked.messages] == [10, 60]
+    assert [len(message) for message in asked.messages] == [LEAST, 60]
 
 
 def test_a_stranger_beside_known_recipients_does_not_wait_without_need(asked: Asked) -> None:
@@ -133,26 +133,26 @@ def test_nobody_is_asked_about_for_a_client_that_is_gone(asked: Asked) -> None:
     asked.known()
     gone = asked.strangers(30)
     asked.turns.turn()
-    for one in gone[10:]:
+    for one in gone[LEAST:]:
         asked.link.drop(one)
-    asked.seen = 10
-    asked.strangers(3)
+    asked.seen = LEAST
+    asked.strangers(LEAST)
     while asked.turns.due:
         asked.known()
         asked.turns.turn()
-    assert asked.messages[1:] == [[("here", f"x{number}", "example.com") for number in (10, 11, 12)]]
+    assert asked.messages[1:] == [[("here", f"x{number}", "example.com") for number in range(LEAST, 2 * LEAST)]]
 
 
 def test_what_the_keeper_tells_unasked_is_not_asked_for(asked: Asked) -> None:
     """An answer that another worker or `explain` brought serves who waits here."""
     asked.known()
-    asked.strangers(11)
+    asked.strangers(LEAST + 1)
     asked.turns.turn()
-    asked.answer([("here", "x10", "example.com")])
+    asked.answer([("here", f"x{LEAST}", "example.com")])
     while asked.turns.due:
         asked.known()
         asked.turns.turn()
-    assert asked.client.answered == [10]
+    assert asked.client.answered == [LEAST]
     assert len(asked.messages) == 1
 
 
@@ -165,7 +165,7 @@ def test_a_new_keeper_is_not_asked_what_the_old_one_left(asked: Asked) -> None:
     assert len(asked.client.answered) == 30
     while asked.turns.due:
         asked.turns.turn()
-    assert [len(message) for message in asked.messages] == [10]
+    assert [len(message) for message in asked.messages] == [LEAST]
 
 
 def test_the_pace_is_kept_when_the_queue_was_empty_in_between(asked: Asked) -> None:
@@ -183,14 +183,15 @@ def test_the_pace_is_kept_when_the_queue_was_empty_in_between(asked: Asked) -> N
 
 
 def test_the_more_strangers_wait_the_more_go_at_once(asked: Asked) -> None:
-    """However many wait, the last one goes within 40 messages: less than half a second."""
+    """However many wait, the last one goes in less than half a second."""
     asked.strangers(1000)
+    began = asked.turns.now
     while asked.turns.due:
         asked.known()
         asked.turns.turn()
-    assert len(asked.messages[0]) == 100
+    assert len(asked.messages[0]) > 5 * LEAST
     assert sum(map(len, asked.messages)) == 1000
-    assert len(asked.messages) <= 40
+    assert asked.turns.now - began < 0.5
 
 
 def test_answers_are_handed_out_in_handfuls_beside_known_recipients(asked: Asked) -> None:

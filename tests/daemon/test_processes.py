@@ -37,7 +37,29 @@ def test_keeper_preempts_no_worker(site: Site) -> None:
     (worker,), (keeper,) = site.pids("worker"), site.pids("keeper")
     assert os.sched_getscheduler(worker) == os.SCHED_OTHER
     assert os.sched_getscheduler(keeper) == os.SCHED_BATCH
-    assert os.getpriority(os.PRIO_PROCESS, keeper) == os.getpriority(os.PRIO_PROCESS, worker)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not raise a priority")
+@pytest.mark.parametrize(("given", "worker", "keeper"), [(0, -10, 0), (-10, -10, 0), (5, 5, 5), (-3, -3, -3)])
+def test_workers_come_before_others_and_the_keeper_beside_them(
+    sites: Callable[..., Site], given: int, worker: int, keeper: int
+) -> None:
+    """What root, or the unit, allows is the workers'; a priority that somebody else chose stays everyone's."""
+    site = sites("ann@example.com")
+    site.splitmx.command = ["nice", "-n", str(given - os.getpriority(os.PRIO_PROCESS, 0)), *site.splitmx.command]
+    site.start()
+    assert _nice(site, "worker") == worker
+    wait_for(lambda: _nice(site, "keeper") == keeper, 10)
+    os.kill(site.pids("keeper")[0], signal.SIGKILL)
+    os.kill(site.pids("worker")[0], signal.SIGKILL)
+    site.answers("ann@example.com", LOCAL)
+    assert _nice(site, "worker") == worker
+    wait_for(lambda: _nice(site, "keeper") == keeper, 10)
+
+
+def _nice(site: Site, role: str) -> int | None:
+    found = site.pids(role)
+    return os.getpriority(os.PRIO_PROCESS, found[0]) if found else None
 
 
 def test_a_worker_takes_the_processor_from_the_keeper(site: Site) -> None:

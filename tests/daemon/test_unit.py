@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from policyd import loop
+
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "splitmx.service"
 
 # socket(2) of any family but argv[1]'s fails with EAFNOSUPPORT, as RestrictAddressFamilies= makes it fail
@@ -70,6 +72,11 @@ def test_one_process_out_of_memory_ends_no_other() -> None:
     """systemd's default stops the whole unit; ours leaves a killed keeper or worker to the supervisor."""
     assert setting("OOMPolicy") == "continue"
     assert int(setting("OOMScoreAdjust")) < -500
+
+
+def test_the_units_priority_is_the_one_that_the_keeper_gives_up() -> None:
+    """Any other would be taken for the administrator's choice, and kept by all processes."""
+    assert int(setting("Nice")) == loop.BEFORE
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
