@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mta.waiting import wait_for
 from tests.servers import Postgres
 from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import Changes, DirectoryError
@@ -254,3 +255,15 @@ def test_a_session_that_was_outlived_denies_nobody(postgres: Postgres, sources: 
     postgres.sql("ALTER ROLE reader IN DATABASE moved SET search_path = new, public")
     assert len(list(listing.list().records)) == 2
     assert [record[:2] for record in live.ask(NAMES, 2).records] == NAMES
+
+
+def test_a_connection_that_was_idle_for_too_long_is_made_anew(postgres: Postgres, sources: list[SqlSource]) -> None:
+    """`idle_session_timeout` ends it with the word timeout: the look-up that comes next is answered all the same."""
+    url = postgres.database("idle", "CREATE TABLE r (address text); INSERT INTO r VALUES ('ann@example.com')")
+    postgres.sql("ALTER DATABASE idle SET idle_session_timeout = '300ms'")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    sources.append(source)
+    for _ in range(2):
+        assert [record[:2] for record in source.ask(NAMES, 2).records] == NAMES[:1]
+        wait_for(lambda: not postgres.sql("SELECT 1 FROM pg_stat_activity WHERE datname = 'idle'").strip(), 30)
+    assert [record[:2] for record in source.ask(NAMES, 2).records] == NAMES[:1]

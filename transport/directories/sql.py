@@ -271,8 +271,9 @@ class SqlSource:
             if is_untranslatable(error):
                 raise Untranslatable(fault_of(error, self.options.url)) from None
             fault = fault_of(error, self.options.url, expired=guard.expired)
-            if isinstance(fault, DirectoryTimeout):
+            if guard.expired:
                 raise fault from None
+            # before its words are looked at: PostgreSQL and poolers end idle connections "due to a timeout"
             if not isinstance(error, DBAPIError) or error.connection_invalidated or raw is None:
                 raise Disconnected(fault) from None
             raise fault from None
