@@ -46,6 +46,7 @@ from transport.directories.sql_driver import (
 from transport.directories.sql_explain import Explained, explain
 from transport.directories.sql_file import Untouched
 from transport.directories.sql_pooler import DOTLESS, give_back
+from transport.directories.sql_rewritten import need_unexchanged
 from transport.directories.sql_servers import CATCHES_UP_TO_LIST, Servers, behind, is_standby, server_of
 from transport.directories.sql_values import times_as_text
 from transport.directories.watchdog import Guard
@@ -101,6 +102,7 @@ class SqlSource:
                 listing.cookie = self._first_cookie(connection, listing.skipped)
             yield from self._rows(connection, raw, text(plain(self.options.query)), {}, listing.skipped)
             untouched.need()
+            self._need_unexchanged(connection)
             give_back(connection, LIVE)
         finally:
             let_go(connection)
@@ -325,6 +327,12 @@ class SqlSource:
 
         try:
             return first_cookie(connection, self.options, skipped)
+        except SQLAlchemyError as error:
+            raise fault_of(error, self.options.url) from None
+
+    def _need_unexchanged(self, connection: Connection) -> None:
+        try:
+            need_unexchanged(connection)
         except SQLAlchemyError as error:
             raise fault_of(error, self.options.url) from None
 
