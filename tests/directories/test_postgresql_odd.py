@@ -71,6 +71,22 @@ def test_a_time_that_python_does_not_know_hides_nobody(
     assert [record[:2] for record in source.ask(NAMES, 1).records] == NAMES
 
 
+@pytest.mark.parametrize("column", ["json", "jsonb", "jsonb[]"])
+@pytest.mark.parametrize("value", ["repeat('9', 5000)", "repeat('[', 5000) || repeat(']', 5000)"])
+def test_json_that_python_does_not_know_hides_nobody(
+    postgres: Postgres, sources: list[SqlSource], column: str, value: str
+) -> None:
+    """What one user's preferences hold is nobody's address: that row and all others are listed, and found live."""
+    odd = f"({value})::jsonb" if column == "jsonb" else f"({value})::json"
+    odd = f"ARRAY[({value})::jsonb]" if column == "jsonb[]" else odd
+    rows = f"INSERT INTO r VALUES ('ann@example.com', NULL), ('bob@example.com', {odd})"
+    url = postgres.database("oddjson", f"CREATE TABLE r (address text, preferences {column}); {rows}")
+    source = SqlSource("here", SqlOptions(url, "SELECT * FROM r"))
+    sources.append(source)
+    assert [record[:2] for record in source.list().records] == NAMES
+    assert [record[:2] for record in source.ask(NAMES, 1).records] == NAMES
+
+
 @pytest.mark.parametrize("column", ["timestamptz", "timestamp", "date"])
 def test_a_watermark_of_infinity_is_one_in_the_future(
     postgres: Postgres, sources: list[SqlSource], column: str

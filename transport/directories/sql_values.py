@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PostgreSQL holds and psycopg cannot give: times that Python does not know, and text in no encoding.
+"""What PostgreSQL holds and psycopg cannot give: times and JSON that Python does not know, and text in no encoding.
 
 A directory's times are nobody's address: one that Python cannot hold (`infinity`, before the year 1, 24:00) must not
 hide its row and everybody else's. Only watermarks (`transport.directories.sql_changes`) need times as times.
@@ -23,6 +23,7 @@ def prepare(connection: Any) -> None:
     from psycopg import DataError
     from psycopg.adapt import Loader
     from psycopg.types import datetime as times
+    from psycopg.types import json
 
     class Timestamptz(times.TimestamptzLoader):
         def load(self, data: Any) -> datetime:
@@ -45,12 +46,25 @@ def prepare(connection: Any) -> None:
             except DataError:
                 return _outermost(bytes(data)).date()
 
+    class Json(json.JsonLoader):
+        def load(self, data: Any) -> Any:
+            try:
+                return super().load(data)
+            except (ValueError, RecursionError):  # a number of thousands of digits, as many brackets
+                return bytes(data).decode("utf-8", "surrogateescape")
+
     class Octets(Loader):
         def load(self, data: Any) -> str:
             return bytes(data).decode("utf-8", "surrogateescape")
 
     adapters = connection.adapters
-    for name, loader in (("timestamptz", Timestamptz), ("timestamp", Timestamp), ("date", Date)):
+    for name, loader in (
+        ("timestamptz", Timestamptz),
+        ("timestamp", Timestamp),
+        ("date", Date),
+        ("json", Json),
+        ("jsonb", Json),
+    ):
         adapters.register_loader(name, loader)
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         with connection.cursor() as cursor:
