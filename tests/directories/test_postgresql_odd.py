@@ -283,3 +283,16 @@ def test_a_connection_that_was_idle_for_too_long_is_made_anew(postgres: Postgres
         assert [record[:2] for record in source.ask(NAMES, 2).records] == NAMES[:1]
         wait_for(lambda: not postgres.sql("SELECT 1 FROM pg_stat_activity WHERE datname = 'idle'").strip(), 30)
     assert [record[:2] for record in source.ask(NAMES, 2).records] == NAMES[:1]
+
+
+@pytest.mark.parametrize("column", ["bytea", "jsonb", "xml"])
+def test_addresses_that_are_no_text_are_a_fault_with_its_cure(
+    postgres: Postgres, sources: list[SqlSource], column: str
+) -> None:
+    """They can be listed; a look-up has no lower() for them."""
+    url = postgres.database("notext", f"CREATE TABLE r (address {column})")
+    source = SqlSource("here", SqlOptions(url, "SELECT address FROM r"))
+    sources.append(source)
+    with pytest.raises(DirectoryError, match="lower") as caught:
+        source.ask(NAMES, 2)
+    assert "CAST(" in caught.value.hint

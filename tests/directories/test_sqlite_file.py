@@ -132,3 +132,16 @@ def test_a_locked_sqlite_database_times_out(request: pytest.FixtureRequest, tmp_
     writer.execute("ROLLBACK")
     writer.close()
     assert names(source.ask([pair("ann@example.com")], 1)) == {"ann@example.com"}
+
+
+def test_a_damaged_sqlite_file_is_a_fault_with_its_cure(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A page full of something else in the midst of it: it is no shorter list."""
+    database = open_database("sqlite", request, tmp_path)
+    database.people(*(f"p{n}{'x' * 50}@example.com" for n in range(500)))
+    path = Path(database.url.removeprefix("sqlite:///"))
+    content = bytearray(path.read_bytes())
+    content[4 * 4096 : 5 * 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    with pytest.raises(DirectoryError, match="malformed") as caught:
+        list(database.source().list().records)
+    assert "backup" in caught.value.hint

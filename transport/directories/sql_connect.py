@@ -81,6 +81,19 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "see who holds the connections, or raise the limit of the server or of this user (splitmx needs six)",
     ),
     (r"\bwsrep\b", "this node has left its cluster (wsrep_cluster_status): let it join again, or name another one"),
+    (
+        r"conflict with recovery",
+        "set hot_standby_feedback = on there, or a longer max_standby_streaming_delay; or name the primary",
+    ),
+    (
+        r"serializable mode in a hot standby",
+        "for this user: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
+    ),
+    (
+        r"function lower\(.*does not exist",
+        "`query` must give the address as text: write `CAST(name AS text) AS address`",
+    ),
+    (r"is malformed|disk i/o error", "restore the file from a backup, or save what it holds with sqlite3's `.recover`"),
     (r"max_queries_per_hour", "lift this user's limit of queries"),
     (r"not permitted to log in|account is locked", "let this user log in, or name another one in `url`"),
     (r"must set password", "its password has expired: set a new one, also in `password_file`"),
@@ -230,7 +243,8 @@ def _mysql_session(live: bool) -> Callable[[Any, Any], None]:
 
     def begin(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute("SET SESSION TRANSACTION READ ONLY")
+            # what a server is set to may be READ UNCOMMITTED: half of a reload is no answer
+            cursor.execute(f"SET SESSION TRANSACTION {'ISOLATION LEVEL READ COMMITTED, ' if live else ''}READ ONLY")
             cursor.execute(_ALL_ROWS)
             with contextlib.suppress(Exception):  # a kin of MariaDB that knows them not has no such limits
                 cursor.execute(_WHOLE_VALUES)

@@ -25,6 +25,7 @@ DOTLESS = "dotless"
 
 _POOLED = "pooled"  # likewise: milliseconds for a statement
 _PROBE = "splitmx_probe"  # a channel
+_READ_COMMITTED = 2  # psycopg.IsolationLevel
 
 
 def begin_session(raw: Any, record: Any, milliseconds: int) -> None:
@@ -41,12 +42,16 @@ def begin_session(raw: Any, record: Any, milliseconds: int) -> None:
         # a pooler gives each client a key of its own to cancel by; a server's holds its process
         if known is None or process == known:
             cursor.execute("SET default_transaction_read_only = on")
+            # a snapshot that a transaction keeps is older than what a look-up waited for
+            cursor.execute("SET default_transaction_isolation = 'read committed'")
             cursor.execute(f"SET statement_timeout = {milliseconds}")
             return
     raw.rollback()
     raw.autocommit = False
     if hasattr(raw, "read_only"):
         raw.read_only = True
+        if raw.isolation_level is None:
+            raw.isolation_level = _READ_COMMITTED
     else:  # psycopg2
         raw.readonly = True
     record.info[_POOLED] = milliseconds
