@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -145,3 +146,22 @@ def test_a_damaged_sqlite_file_is_a_fault_with_its_cure(request: pytest.FixtureR
     with pytest.raises(DirectoryError, match="malformed") as caught:
         list(database.source().list().records)
     assert "backup" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_a_fault_at_once(tmp_path: Path, kind: str) -> None:
+    """SQLite would wait for somebody to write into the pipe, for ever."""
+    path = tmp_path / "odd.db"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    source = SqlSource("here", SqlOptions(f"sqlite:///{path}", QUERY))
+    for attempt in (lambda: list(source.list().records), lambda: source.ask([pair("ann@example.com")], 1)):
+        with pytest.raises(DirectoryError, match="no file"):
+            attempt()
+
+
+def test_a_missing_file_in_sqlites_own_form_stays_missing(tmp_path: Path) -> None:
+    """`file:` in the URL, too: an empty database that we made would be in the way of the real one."""
+    path = tmp_path / "absent.db"
+    with pytest.raises(DirectoryError, match="unable to open"):
+        list(SqlSource("here", SqlOptions(f"sqlite:///file:{path}?uri=true", QUERY)).list().records)
+    assert not path.exists()

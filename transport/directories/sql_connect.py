@@ -268,10 +268,12 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def _sqlite(url: URL, live: bool) -> Engine:
+    # mode=ro: a missing file is a fault, never a new empty database
     path = sqlite_path(url.render_as_string(hide_password=False))
     if path is None:
+        if (url.database or "").startswith("file:") and "mode" not in url.query:
+            url = url.update_query_dict({"mode": "ro"})
         return create_engine(url, poolclass=NullPool)
-    # mode=ro: a missing file is a fault, never a new empty database
     uri = f"file:{quote(str(path))}?mode=ro"
 
     def connect() -> sqlite3.Connection:

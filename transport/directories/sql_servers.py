@@ -9,6 +9,7 @@ it, and lists whoever it lists; that it does *not* know somebody proves nothing 
 from __future__ import annotations
 
 import contextlib
+import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -158,8 +159,9 @@ class Servers:
                 more["target_session_attrs"] = kind
             engine = self._engines[live, host, kind] = engine_of(self.options.url, live=live, more=more)
         try:
-            if self.path is not None:
-                self.path.stat()  # an empty or missing file would only say "unable to open database file"
+            # a missing file would only be "unable to open database file"; for a pipe's writer SQLite waits for ever
+            if self.path is not None and not stat.S_ISREG(self.path.stat().st_mode):
+                raise DirectoryError(f"{self.path} is no file", "check the path in `url`")
             # not a look-up's own deadline, which a slow one would never meet
             seconds, url = LIVE if live else _FIRST_WORDS, self.options.url
             return opened(engine, lambda: note(engine.connect(), url, listing=listing), seconds, url)
