@@ -211,6 +211,27 @@ def test_a_password_that_was_changed_is_read_again(
         postgres.sql("SELECT pg_reload_conf()")
 
 
+@pytest.mark.parametrize("style", ["German", "SQL, DMY", "Postgres, MDY"])
+@pytest.mark.parametrize("column", ["timestamptz", "timestamp"])
+def test_a_watermark_in_a_style_of_the_country(
+    postgres: Postgres, sources: list[SqlSource], style: str, column: str
+) -> None:
+    """However a database writes its times (`DateStyle`), it is listed and its changes are followed."""
+    url = postgres.database("styled", f"CREATE TABLE r (address text, active int DEFAULT 1, stamp {column})")
+    rows = "('ann@example.com', '2026-02-01'), ('eve@example.com', '2026-02-01')"
+    postgres.sql(
+        f"INSERT INTO r (address, stamp) VALUES {rows}; ALTER DATABASE styled SET DateStyle = '{style}'", "styled"
+    )
+    source = SqlSource("here", SqlOptions(url, "SELECT address, active, stamp FROM r", changed="stamp"))
+    sources.append(source)
+    listing = source.list()
+    assert len(list(listing.records)) == 2
+    suspend_eve(postgres, "styled", "'2026-03-02'")
+    changes = source.changes(listing.cookie, 100)
+    assert [(record.local, record.active) for _, (record,) in changes.upserts] == [("ann", True), ("eve", False)]
+    assert b"2026-03-02" in changes.cookie
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
 @pytest.mark.parametrize("column", ["double precision", "numeric"])
 def test_a_watermark_that_is_no_number(postgres: Postgres, sources: list[SqlSource], column: str, value: str) -> None:

@@ -86,6 +86,8 @@ def _unit(value: float) -> int:
 def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None, bool]:
     """The largest `changed` that is not in the future, and whether there are some in the future."""
     column = _column(options)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL datestyle = 'ISO'"))  # psycopg reads a timestamptz in no other
     largest = _plain(connection.execute(text(f"SELECT max({column}) {_from(options)}")).scalar())
     if largest is None or _before_time(largest):
         return None, False
