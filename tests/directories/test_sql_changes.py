@@ -104,6 +104,26 @@ def test_rows_in_the_future_do_not_hide_later_ones(database: Database) -> None:
     assert "new@example.com" in changed(source.changes(listing.cookie, 1000))
 
 
+@pytest.mark.parametrize("column", ["timestamptz", "bigint", "double precision"])
+def test_a_clock_that_was_ahead_hides_no_change(request: pytest.FixtureRequest, tmp_path: Path, column: str) -> None:
+    """A stamp of five hours from now (a wrong clock, set right since): what changes now is told all the same."""
+    database = open_database("postgresql", request, tmp_path)
+    now = "now()" if column == "timestamptz" else "extract(epoch FROM now())"
+    hours = "interval '5 hours'" if column == "timestamptz" else "18000"
+    database.run(
+        f"CREATE TABLE people (address text, active int, changed {column});"
+        f"INSERT INTO people VALUES ('ann@example.com', 1, {now} - {hours}), ('bob@example.com', 1, {now} + {hours})"
+    )
+    source = source_of(database)
+    listing = source.list()
+    assert len(listed(listing)) == 2
+    assert listing.skipped.count == 0
+    database.run(f"INSERT INTO people VALUES ('eve@example.com', 0, {now})")
+    assert changed(source.changes(listing.cookie, 10)) >= {"bob@example.com", "eve@example.com"}
+    database.run(f"UPDATE people SET changed = changed - 2 * {hours} WHERE address = 'bob@example.com'")
+    assert "eve@example.com" in changed(source.changes(source.changes(listing.cookie, 10).cookie, 10))
+
+
 def test_rows_without_a_stamp_are_noted(database: Database) -> None:
     """NULL is counted in the listing, since no watermark will ever cover it."""
     put(database, "ann@example.com")

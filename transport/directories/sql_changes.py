@@ -3,8 +3,8 @@
 
 Values are the database's own, never our clock's. The minute catches equal stamps and transactions that committed
 late; taking a row twice does no harm. Rows that vanished or changed their address are found by the full compare alone.
-A value in the future (by more than a day, whatever the time zones) does not move the watermark: it would hide
-everything that changes before that day.
+A value in the future (by more than a minute; by more than a day, where time zones are not known) does not move the
+watermark: it would hide everything that changes before that moment. So it is after a clock was set back.
 """
 
 from __future__ import annotations
@@ -95,9 +95,11 @@ def _largest(connection: Connection, options: SqlOptions) -> tuple[Value | None,
         return _largest_below(connection, options, _BEYOND), True
     now = float(connection.execute(text(_NOW.get(connection.dialect.name, _NOW_MYSQL))).scalar() or 0)
     moment = _moment(largest, now)
-    if moment is None or moment[0] <= moment[1] + _FUTURE:
+    # what stands in another time zone than UTC, without saying so, is up to a day ahead of itself
+    ahead = _FUTURE if isinstance(largest, str) or getattr(largest, "tzinfo", UTC) is None else OVERLAP
+    if moment is None or moment[0] <= moment[1] + ahead:
         return largest, False
-    return _largest_below(connection, options, _like(moment[1] + _FUTURE, largest)), True
+    return _largest_below(connection, options, _like(moment[1] + ahead, largest)), moment[0] > moment[1] + _FUTURE
 
 
 def _largest_below(connection: Connection, options: SqlOptions, bound: Value) -> Value | None:
