@@ -49,6 +49,15 @@ _MEANT = {
 # (what the driver says, lower case) -> what to do about it; the first that fits
 _HINTS: tuple[tuple[str, str], ...] = (
     (
+        r"certificate authentication failed",
+        "the certificate that `sslcert` names is another user's than the one in `url`",
+    ),
+    (r"private key file", "`sslkey`: let the key belong to splitmx's user, and chmod 600 it (root's may be 640)"),
+    (
+        r"certificate (verify failed|expired)|certificate has expired",
+        "has the certificate of the server, or of `sslcert`, expired? else see which CA `sslrootcert` (`ssl_ca`) names",
+    ),
+    (
         r"password authentication failed|access denied for user|no password supplied|authentication",
         "check the user in `url` and its `password_file`",
     ),
