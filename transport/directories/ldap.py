@@ -27,6 +27,7 @@ from transport.directories.base import (
 )
 from transport.directories.ldap_connect import BULK, Broken, Link, ring_of
 from transport.directories.ldap_entries import KEYS, Entries, Entry, above, dn_key, same
+from transport.directories.ldap_loading import loading_of
 from transport.directories.ldap_places import marked, places_of
 from transport.directories.ldap_rights import rights_of
 from transport.directories.ldap_unseen import by_membership
@@ -62,6 +63,7 @@ class LdapSource:
         self._link: Link | None = None
         self._places = places_of(self.options)
         self._rights = rights_of(self.options)
+        self._loading = loading_of(self.options)
 
     def list(self) -> Listing:
         """Everyone, as a stream; the same address may come twice, when two entries hold it."""
@@ -262,7 +264,7 @@ class LdapSource:
             link.close()
 
     def _first_that_answers(self, end: float) -> Link:
-        """A new connection to the first server that lets us in."""
+        """A new connection to the first server that lets us in, and has everybody."""
         fault: DirectoryError | None = None
         order = self.ring.order()
         for at, url in enumerate(order):
@@ -272,7 +274,9 @@ class LdapSource:
             # a server that does not answer must leave time for the next one
             share = min(left, 10.0) if at == len(order) - 1 else min(left / 2, 5.0)
             try:
+                until = monotonic() + max(0.05, share)
                 link = Link(self.options, url, max(0.05, share))
+                self._ready(link, until)
             except Broken as broken:
                 before, fault = fault, broken.fault
                 if before is not None:
@@ -282,6 +286,15 @@ class LdapSource:
             return link
         assert fault is not None
         raise fault
+
+    def _ready(self, link: Link, end: float) -> None:
+        """Let go of a server that does not have everybody."""
+        try:
+            self._loading.need(link, end)
+        except Broken:
+            link.close()
+            self.ring.failed(link.url, link.address)
+            raise
 
     def _somewhere(self, work: Callable[[Link], _Result], end: float) -> _Result:
         """Do it on the connection that is open, or on a new one; once more when the open one had died."""

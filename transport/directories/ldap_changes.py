@@ -15,17 +15,15 @@ from transport.directories.ldap_connect import Link
 from transport.directories.ldap_entries import Entries
 from transport.directories.ldap_places import SYNC_REQUEST, stamps_at
 from transport.directories.ldap_sync import content_sync, context_csn
-from transport.directories.ldap_told import doubt, packed, root_of
+from transport.directories.ldap_told import ACTIVE_DIRECTORY, doubt, packed, root_of
 from transport.directories.ldap_usn import usn_changed, usn_mark
-
-_ACTIVE_DIRECTORY = "1.2.840.113556.1.4.800"  # among supportedCapabilities
 
 
 def first_cookie(link: Link, options: LdapOptions) -> bytes:
     """Where changes may go on after a listing that begins now; b"" where the server cannot tell of changes."""
     try:
         root = root_of(link)
-        if _ACTIVE_DIRECTORY in root.get("supportedCapabilities", ()):
+        if ACTIVE_DIRECTORY in root.get("supportedCapabilities", ()):
             return packed(usn_mark(link, root))
         if SYNC_REQUEST in root.get("supportedControl", ()):
             stamps = context_csn(link, root, options.base)

@@ -141,14 +141,14 @@ def marked(link: Link, cookie: bytes, base: str, places: Iterable[bytes]) -> byt
     return cookie
 
 
-def stamps_at(link: Link, place: str) -> str | None:
+def stamps_at(link: Link, place: str, seconds: float = BULK) -> str | None:
     """The contextCSN of the database that holds this entry, as its content sync has it.
 
     None where it has none, "" where it cannot be asked."""
     control = (SYNC_REQUEST, True, tlv(0x30, b"\x0a\x01\x01"))
     try:
         link.search(
-            place, "(objectClass=*)", ["1.1"], BULK, scope=ldap3.BASE, controls=[control], tolerated=(_CRITICAL,)
+            place, "(objectClass=*)", ["1.1"], seconds, scope=ldap3.BASE, controls=[control], tolerated=(_CRITICAL,)
         )
     except DirectoryError:
         return ""

@@ -24,15 +24,27 @@ _SYNC_INFO = "1.3.6.1.4.1.4203.1.9.1.4"
 _SIZE_LIMIT, _REFRESH_REQUIRED = 4, 4096
 
 
-def context_csn(link: Link, root: Mapping[str, Sequence[str]], base: str) -> list[str]:
-    """The change stamps of the suffix that holds `base`, one per provider."""
+def suffix_of(root: Mapping[str, Sequence[str]], base: str) -> str:
+    """The suffix of the server's database that holds `base`, "" when there is none. root: as `root_of` gives it."""
     key = dn_key(base.encode())
     suffixes = [s for s in root["namingContexts"] if s and (b"," + key).endswith(b"," + dn_key(s.encode()))]
-    if not suffixes:
+    return max(suffixes, key=len, default="")
+
+
+def context_csn(link: Link, root: Mapping[str, Sequence[str]], base: str, seconds: float = BULK) -> list[str]:
+    """The change stamps of the suffix that holds `base`, one per provider."""
+    suffix = suffix_of(root, base)
+    if not suffix:
         return []
-    found = link.search(max(suffixes, key=len), "(objectClass=*)", ["contextCSN"], BULK, scope=ldap3.BASE)
+    found = link.search(suffix, "(objectClass=*)", ["contextCSN"], seconds, scope=ldap3.BASE)
     raw = only(found)
     return [value.decode("ascii", "replace") for value in raw.get("contextCSN") or ()]
+
+
+def names_no_state(result: Mapping[str, Any]) -> bool:
+    """Whether the result of a search with content sync's control is without a cookie: there is no state to name yet."""
+    done = (result.get("controls") or {}).get(_SYNC_DONE)
+    return done is not None and not _cookie_in(_inside(bytes(done["value"] or b"")))
 
 
 @dataclass(slots=True)

@@ -17,6 +17,9 @@ from transport.directories.ldap_connect import BULK, Link
 from transport.directories.ldap_entries import Entries, dn_key
 from transport.record import Record
 
+ACTIVE_DIRECTORY = "1.2.840.113556.1.4.800"
+"""Among supportedCapabilities ([MS-ADTS] 3.1.1.3.4.3.1)."""
+
 FOLDER = "a folder was changed or moved: who is below it may have come or gone"
 
 _CHUNK = 50  # entries asked for at once by their keys
@@ -33,11 +36,11 @@ def packed(mark: Mapping[str, Any]) -> bytes:
     return json.dumps(mark).encode()
 
 
-def root_of(link: Link) -> dict[str, list[str]]:
+def root_of(link: Link, seconds: float = BULK) -> dict[str, list[str]]:
     """The server's root entry (RFC 4512 section 5.1), and Active Directory's additions."""
     names = ["supportedControl", "supportedCapabilities", "namingContexts", "defaultNamingContext"]
     names += ["dsServiceName", "highestCommittedUSN"]
-    found = link.search("", "(objectClass=*)", names, BULK, scope=ldap3.BASE)
+    found = link.search("", "(objectClass=*)", names, seconds, scope=ldap3.BASE)
     raw = only(found)
     return {name: [v.decode("utf-8", "replace") for v in raw.get(name) or ()] for name in names}
 
