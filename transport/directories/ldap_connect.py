@@ -59,8 +59,17 @@ _HINTS = {
     50: "let bind_dn read base, and its address attributes",
     53: "the server is unwilling: a bind_dn without a password, or anonymous access that is switched off",
 }
+_COOKIE_REFUSED = frozenset((2, 53))  # protocolError, unwillingToPerform: what slapd says of a cookie it does not know
+_NO_PAGES = (
+    "a proxy before the server mixes up connections, and pages with them: the next listing is one without pages; "
+    "better name the server itself in url"
+)
+_no_pages: set[str] = set()  # servers where pages do not hold together
 _ELSEWHERE = frozenset((51, 52, 80))  # busy, unavailable, other: another server may do better
 
+
+_ADMIN_LIMIT = 11
+_PAGES = f"let bind_dn read in pages of {PAGE} (OpenLDAP: limits … size.pr={PAGE} or more, size.prtotal=unlimited)"
 
 # ldap3 meets an answer that is no LDAP, or ends in the midst of a message, with whatever its decoder raises
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, struct.error)
@@ -209,7 +218,8 @@ class Link:
             return
         message = re.sub(r"\s+", " ", str(result.get("message") or "")).strip(" \0")
         words = f"{self.url}: {doing}: {result.get('description')} ({code}){': ' + message if message else ''}"[:300]
-        fault = DirectoryError(words, _HINTS.get(code, ""))
+        pages = code == _ADMIN_LIMIT and "pagedresults" in words.lower()
+        fault = DirectoryError(words, _PAGES if pages else _HINTS.get(code, ""))
         raise Broken(fault) if code in _ELSEWHERE else fault
 
     def search(
@@ -335,18 +345,27 @@ class Link:
         """The messages of one page, and the cookie of the next one, None behind the last.
 
         RFC 2696 wants a control in every answer that says whether there are more. Of a proxy that drops it a full page
-        may be a part or by chance all: a search without pages tells, or is refused.
+        may be a part or by chance all: a search without pages tells, or is refused. One that asks for each page on
+        another connection of its own has the cookie refused: from then on nothing is read in pages there.
         """
-        found = self.search(
-            base,
-            wanted,
-            attributes,
-            timeout,
-            controls=controls,
-            paged_size=PAGE,
-            paged_criticality=True,
-            paged_cookie=cookie,
-        )
+        if self.server in _no_pages and not cookie:
+            return self._whole(base, wanted, attributes, timeout, controls), None
+        try:
+            found = self.search(
+                base,
+                wanted,
+                attributes,
+                timeout,
+                controls=controls,
+                paged_size=PAGE,
+                paged_criticality=True,
+                paged_cookie=cookie,
+            )
+        except DirectoryError as fault:
+            if not cookie or self.result["result"] not in _COOKIE_REFUSED:
+                raise
+            _no_pages.add(self.server)
+            raise DirectoryError(fault.what, _NO_PAGES) from None
         control = (self._connection.result.get("controls") or {}).get(_PAGED)
         if control:
             return found, control["value"]["cookie"] or None
@@ -358,6 +377,17 @@ class Link:
         if sum(message["type"] == "searchResEntry" for message in found) == PAGE:
             found = self.search(base, wanted, attributes, timeout, controls=controls)
         return found, None
+
+    def _whole(
+        self, base: str, wanted: str, attributes: Sequence[str], timeout: float, controls: Sequence[Any] | None
+    ) -> list[dict[str, Any]]:
+        """A search without pages; where it is refused they are tried again next time."""
+        try:
+            return self.search(base, wanted, attributes, timeout, controls=controls)
+        except DirectoryError as fault:
+            _no_pages.discard(self.server)
+            hint = f"{fault.hint}; or name the server itself in url: a proxy before it mixes up pages"
+            raise DirectoryError(fault.what, hint) from None
 
     @property
     def result(self) -> Any:
