@@ -46,6 +46,7 @@ def test_who_is_moved_out_of_the_base_of_active_directory(samba_ad: SambaAd, tmp
     mirror.follow()
     for name in people[:2]:
         move(name, f"OU=groups,{SUFFIX}")
+    samba_ad.ldif(f"dn: {people[1].replace('OU=people', 'OU=groups')}\nchangetype: modify\ndelete: mail\n")
     assert mirror.follow().removals
     assert mirror.addresses == {"u2@example.com", "u3@example.com"}
     move(people[0].replace("OU=people", "OU=groups"), base)

@@ -59,7 +59,7 @@ def usn_changed(
         for value in found["raw_attributes"].get("objectGUID") or ():
             states[bytes(value)] = found
             gone.pop(bytes(value), None)
-    moved = _elsewhere(link, root, options.base, f"(&{wanted}{later})", limit)
+    moved = _elsewhere(link, root, options.base, later, limit)
     gone.update((key, None) for key in moved or () if key not in states)
     upserts = upserts_of(link, options, entries, states)
     if upserts is None:
@@ -80,18 +80,19 @@ def usn_changed(
 
 
 def _elsewhere(
-    link: Link, root: Mapping[str, Sequence[str]], base: str, wanted: str, limit: int
+    link: Link, root: Mapping[str, Sequence[str]], base: str, later: str, limit: int
 ) -> frozenset[bytes] | None:
-    """Keys of what matches anywhere in the domain: who was moved out of `base` is a change there alone.
+    """Keys of what changed anywhere in the domain: who was moved out of `base` is a change there alone, and may have
+    lost the address with it. Machines are left out: they change all day.
 
-    None where the domain cannot be searched, or too much matches.
+    None where the domain cannot be searched, or too much changed.
     """
     domain = next(iter(root.get("defaultNamingContext") or ()), "")
     if dn_key(domain.encode()) == dn_key(base.encode()):
         return frozenset()
     keys: set[bytes] = set()
     try:
-        for found in link.entries(domain, wanted, ["objectGUID"]):
+        for found in link.entries(domain, f"(&{later}(!(objectClass=computer)))", ["objectGUID"]):
             keys.update(bytes(value) for value in found["raw_attributes"].get("objectGUID") or ())
             if len(keys) > limit:
                 return None
