@@ -41,11 +41,11 @@ def with_filter(cleaned: Cleaned, side: str, **domain: str) -> Site:
     cleaned(scanner.stop)
     never = "receive_override_options=no_address_mappings"
     again = "-o content_filter= -o mynetworks=127.0.0.0/8 -o smtpd_recipient_restrictions=permit_mynetworks,reject"
-    again += f" -o {never}" if side == "again" else ""
+    again += f" -o {never}" if side == "again" else " -o receive_override_options=no_unknown_recipient_checks"
     site.mta.command("postconf", "-Me", f"{back}:25/inet={back}:25 inet n - n - - smtpd {again}")
     site.mta.set(content_filter=f"smtp:{scanner.nexthop}")
     if side == "public":
-        site.mta.command("postconf", "-P", f"{site.mta.ip}:25/inet/{never}")
+        site.mta.set(receive_override_options="no_address_mappings")  # sendmail(1) too, as contrib has it
     site.install()
     wait_for(lambda: listens(back), 10, site.tails)
     return site

@@ -199,3 +199,41 @@ def test_a_lost_table_of_domains_is_back_soon(cleaned: Cleaned) -> None:
     sent = site.send("ann@example.com", "bob@example.com", "x@elsewhere.test", client="127.0.0.1")
 
     site.arrives(sent, here=["ann@example.com"], there=["bob@example.com"], out=["x@elsewhere.test"])
+
+
+@pytest.mark.parametrize("where", ["main.cf", "master.cf"])
+def test_a_site_that_does_without_its_own_policy_services(cleaned: Cleaned, where: str) -> None:
+    """Where the site lets mail pass while its greylisting is silent, ours is put off all the same while we are."""
+    name = "smtpd_policy_service_default_action"
+    site = Site(cleaned, settings={name: "DUNNO"} if where == "main.cf" else {})
+    if where == "master.cf":
+        site.mta.command("postconf", "-P", f"{site.mta.ip}:25/inet/{name}=DUNNO")
+    site.install()
+    with smtplib.SMTP(site.mta.ip, 25, local_hostname="x.test", source_address=(OUTSIDE, 0)) as client:
+        client.ehlo()
+        client.docmd("MAIL", "FROM:<me@away.test>")
+        before = client.docmd("RCPT", "TO:<gone@example.com>")[0]
+        site.splitmx.stop()  # a restart, of which this smtpd(8) hears at its next question
+        site.splitmx.start()
+        site.wait_known("ann@example.com")
+        after = client.docmd("RCPT", "TO:<gone@example.com>")[0]
+    assert (before, after) == (550, 451)
+    assert site.check() == []
+
+
+def test_restrictions_under_a_name_of_the_sites_own(cleaned: Cleaned) -> None:
+    """A secondary refuses strangers from outside where the site's restrictions have a name and end in permit."""
+    site = Site(
+        cleaned,
+        settings={
+            "common": "permit_mynetworks, reject_unauth_destination, permit",
+            "smtpd_recipient_restrictions": "$common",
+        },
+        domain={"role": '"secondary"', "unknown": '"relay"', "outsiders": '"reject"'},
+    ).install()
+
+    sent = site.send("zed@example.com", "ann@example.com")
+
+    assert list(sent.codes.values()) == [550, 250]
+    assert site.send("zed@example.com", client="127.0.0.1", probe=True).codes == {"zed@example.com": 250}
+    assert site.check() == []

@@ -52,6 +52,18 @@ def archive(site: Site) -> None:
     site.mta.set(recipient_bcc_maps=f"texthash:{own}, {value}")
 
 
+def override(place: str) -> Change:
+    """Set one `-o` of a master.cf service; `{ip}` is filled in."""
+    return lambda site: site.mta.command("postconf", "-P", place.format(ip=site.mta.ip)) and None
+
+
+def own_list(site: Site) -> None:
+    """The site's restrictions by a name of its own, which ends with permit."""
+    value = site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip()
+    site.mta.set(base="permit_mynetworks, reject_unauth_destination, permit")
+    site.mta.set(smtpd_recipient_restrictions=value.replace("permit_mynetworks", "$base", 1))
+
+
 def unguarded(site: Site) -> None:
     """A live map without the guard."""
     site.mta.set(transport_maps="socketmap:unix:splitmx/socketmap.sock:transport")
@@ -124,6 +136,28 @@ TRAPS: dict[str, tuple[Change, str, dict[str, Any]]] = {
         put(enable_original_recipient="yes"),
         "enable_original_recipient",
         {"domain": {"delivery": '"dual"'}},
+    ),
+    "aliases left out by a cleanup service": (
+        override("cleanup/unix/virtual_alias_maps="),
+        "has a cleanup(8) without our virtual_alias_maps: aliases and groups go to the store as they are",
+        {},
+    ),
+    "copies left out by a cleanup service": (
+        override("cleanup/unix/recipient_bcc_maps="),
+        "has a cleanup(8) without our recipient_bcc_maps: no copies are made",
+        {"domain": {"delivery": '"dual"'}},
+    ),
+    "aliases left out": (put(receive_override_options="no_address_mappings"), "25/inet has no_address_mappings", {}),
+    "routes of its own": (override("rewrite/unix/transport_maps="), "rewrite/unix has its own transport_maps", {}),
+    "relocated as a whole": (
+        put(relocated_maps="inline:{{@example.com=new@x.test}}"),
+        "refuses every address of example.com",
+        {},
+    ),
+    "the second call is never reached": (
+        own_list,
+        "permit stands before check_recipient_access",
+        {"domain": {"role": '"secondary"'}},
     ),
     "everybody's mail waits with ours": (put(always_bcc="ann@example.com"), "mail of every domain is put off", {}),
     "postmaster gets the bounces": (
@@ -242,4 +276,35 @@ def test_after_queue_filter_without_no_address_mappings(cleaned: Cleaned) -> Non
     site.mta.command("postconf", "-PX", "127.0.0.1:10025/inet/receive_override_options")
     site.mta.command("postconf", "-P", f"{site.mta.ip}:25/inet/receive_override_options=no_address_mappings")
 
+    assert has(site, "mail by pickup/unix passes cleanup twice"), "what sendmail(1) takes goes the same way"
+
+    site.mta.command("postconf", "-P", "pickup/unix/receive_override_options=no_address_mappings")
+
     assert not has(site, "filter")
+
+    site.mta.command("postconf", "-P", "127.0.0.1:10025/inet/receive_override_options=no_address_mappings")
+
+    assert has(site, "neither on the way in nor behind the after-queue filter are our virtual_alias_maps asked")
+
+
+def test_a_cleanup_service_for_the_way_in(cleaned: Cleaned) -> None:
+    """A filter between two cleanup services, of which the first has no maps, as amavis documents it: one copy each."""
+    site = prepared(cleaned, domain={"delivery": '"dual"'})
+    site.mta.set(content_filter="smtp:[127.0.0.1]:10024", cleanup_service_name="pre-cleanup")
+    entry = "pre-cleanup unix n - n - 0 cleanup -o virtual_alias_maps= -o recipient_bcc_maps="
+    site.mta.command("postconf", "-Me", f"pre-cleanup/unix={entry}")
+    again = "-o content_filter= -o cleanup_service_name=cleanup"
+    site.mta.command("postconf", "-Me", f"127.0.0.1:10025/inet=127.0.0.1:10025 inet n - n - - smtpd {again}")
+
+    assert not has(site, "cleanup")
+
+
+def test_restrictions_by_a_name(cleaned: Cleaned) -> None:
+    """An smtpd(8) whose `-o` names a list of main.cf meets the policy service if that list has it."""
+    site = prepared(cleaned)
+    value = site.mta.command("postconf", "-h", "smtpd_recipient_restrictions").stdout.strip()
+    site.mta.set(mx_recipient_restrictions=value)
+
+    override("{ip}:25/inet/smtpd_recipient_restrictions=$mx_recipient_restrictions")(site)
+
+    assert not has(site, "without the policy service")

@@ -12,18 +12,17 @@ from pathlib import Path
 
 from transport.address import fold_domain
 from transport.checks.finding import Finding, error, note, warning
+from transport.checks.postfix_services import Services
 from transport.config.settings import Domain, Settings, Unknown
 from transport.maps import tls_policy
 from transport.maps.guard import spellings
-from transport.mta.postfix import Postfix, Service, split_list
+from transport.mta.postfix import Postfix, split_list
 from transport.mta.postfix_parts import RECIPIENT_MAPS, RELAY, VIRTUAL, Plan
 from transport.mta.postfix_plan import Planner, maps_directory
-from transport.mta.postfix_policy import PERMITS, pairs
+from transport.mta.postfix_policy import FINAL, PERMITS, pairs
 
 STATIC_ONLY = ("relay_domains", "smtp_tls_policy_maps", "smtp_generic_maps", "lmtp_generic_maps")
-SUBMISSION = ("submission", "submissions", "smtps", "465", "587")
 _NOBODY = "splitmx-lists-nobody-of-this-name"
-ROUTES = "transport_maps", "virtual_alias_maps", "recipient_bcc_maps", *RECIPIENT_MAPS.values()
 
 
 def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]:
@@ -36,7 +35,7 @@ def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]
     yield from watch.dependents()
     yield from watch.delimiter()
     yield from watch.restrictions()
-    yield from watch.receivers()
+    yield from watch.services()
     yield from watch.copies()
     yield from watch.peers()
     yield from watch.sockets()
@@ -123,11 +122,12 @@ class _Traps:
         for parameter, what in (
             ("virtual_alias_maps", "takes all mail of"),
             ("transport_maps", "routes every address of"),
+            ("relocated_maps", "refuses every address of"),
             ("recipient_canonical_maps", "rewrites every address of"),
             ("canonical_maps", "rewrites every address of"),
         ):
             known = nobody
-            if parameter.endswith("canonical_maps"):  # asked in cleanup(8), before our maps, for @domain too
+            if parameter not in ("virtual_alias_maps", "transport_maps"):  # asked before our maps, for @domain too
                 known = nobody | {f"@{name}": d for d in self.domains for name in spellings(d.name)}
             for key, table in self._sites(parameter, list(known)).items():
                 domain = known[key]
@@ -206,70 +206,29 @@ class _Traps:
         setting = self.plan.setting("smtpd_recipient_restrictions")
         if setting is None:
             return
-        live = pairs(split_list(self.postfix.value("smtpd_recipient_restrictions")))
+        live = pairs(split_list(self.postfix.full("smtpd_recipient_restrictions")))
         first = setting.ours[0]
         before = live[: live.index(first)] if first in live else []
         for word in before:
             if word in (*PERMITS, "permit"):
                 yield error(f"the policy service stands behind {word}: whoever is permitted never meets it",
                             "put its check_recipient_access first in smtpd_recipient_restrictions")  # fmt: skip
+        for entry in (entry for entry in setting.ours[1:] if entry in live):
+            for word in (word for word in live[: live.index(entry)] if word in FINAL):
+                yield error(f"smtpd_recipient_restrictions: {word} stands before {entry}, which is never reached",
+                            "run `splitmx postfix show` again, or put it before that")  # fmt: skip
 
-    def receivers(self) -> Iterator[Finding]:
-        """smtpd services whose own -o leave something out."""
-        for service in self.postfix.receivers:
-            yield from self._receiver(service)
-
-    def _receiver(self, service: Service) -> Iterator[Finding]:
-        name = service.name.rpartition(":")[2]
-        # what a filter gives back, after the queue (FILTER_README) or before it (SMTPD_PROXY_README)
-        inner = service.overrides.get("content_filter") == "" or "smtpd_authorized_xforward_hosts" in service.overrides
-        own = service.overrides.get("smtpd_recipient_restrictions")
-        if (
-            own is not None
-            and self.plan.setting("splitmx")
-            and not inner
-            and not any(map(self.is_ours, pairs(split_list(own))))
-        ):
-            text = f"{service.key} has its own smtpd_recipient_restrictions without the policy service"
-            yield note(text) if name in SUBMISSION else warning(text, "put the same check_recipient_access there")
-        for parameter in ROUTES:
-            value = service.overrides.get(parameter)
-            planned = any(o.service == service.key and o.name == parameter for o in self.plan.overrides)
-            if value is not None and not planned and self.plan.setting(parameter) and not inner:
-                yield warning(f"{service.key} has its own {parameter}: {value or '(empty)'}")
-        if "no_unknown_recipient_checks" in split_list(self._options(service)) and not inner:
-            yield warning(f"{service.key} has no_unknown_recipient_checks: unknown addresses are accepted there")
-        if service.overrides.get("smtpd_reject_unlisted_recipient") == "no" and not inner and name not in SUBMISSION:
-            yield warning(
-                f"{service.key} has smtpd_reject_unlisted_recipient = no: unknown addresses are accepted there"
-            )
+    def services(self) -> Iterator[Finding]:
+        """Services whose own -o leave something out."""
+        return Services(self.postfix, self.plan, self.is_ours).findings()
 
     def copies(self) -> Iterator[Finding]:
-        """Dual delivery: no other BCC lost, exactly one copy through an after-queue filter."""
+        """Dual delivery: no other BCC lost."""
         copying = [d for d in self.domains if d.delivery != "split"]
         if not copying:
             return
         for domain in copying:
             yield from self._bcc(domain)
-        filtered = [s for s in self.postfix.receivers if self._filter(s)]
-        if filtered:
-            again = [s for s in self.postfix.receivers if s.overrides.get("content_filter") == ""]
-            sides = [any("no_address_mappings" in self._options(s) for s in group) for group in (filtered, again)]
-            if again and sides == [False, False]:
-                yield error("mail passes cleanup twice through the after-queue filter: each copy would be made twice",
-                            "set receive_override_options=no_address_mappings on one side")  # fmt: skip
-            if again and sides == [False, True]:
-                yield warning("copies are made before the after-queue filter: where that passes no DSN words on, a "
-                              "refused copy is reported to the sender",
-                              "set receive_override_options=no_address_mappings on the way in instead")  # fmt: skip
-            if sides == [True, True]:
-                yield error("no_address_mappings stands on both sides of the after-queue filter: no aliases, no copies")
-
-    def _filter(self, service: Service) -> str:
-        return service.overrides.get("content_filter", self.postfix.full("content_filter"))
-
-    def _options(self, service: Service) -> str:
-        return service.overrides.get("receive_override_options", self.postfix.full("receive_override_options"))
 
     def _bcc(self, domain: Domain) -> Iterator[Finding]:
         hint = "one value per address: move the archive to always_bcc or sender_bcc_maps, or end dual delivery"

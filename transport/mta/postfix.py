@@ -23,18 +23,26 @@ class PostfixError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One entry of master.cf. chroot is what it comes to, with the default filled in."""
+    """One entry of master.cf. chroot is what it comes to, with the default filled in.
+
+    overrides: its `-o` as written. expanded: the same with `$name` expanded.
+    """
 
     name: str
     type: str
     chroot: bool
     command: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    expanded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """As `postconf -P` and `-M` name it."""
         return f"{self.name}/{self.type}"
+
+    def own(self, name: str) -> str | None:
+        """What `-o` says of a parameter, with all `$name` expanded; None without one."""
+        return self.expanded.get(name, self.overrides.get(name))
 
 
 @dataclass(slots=True)
@@ -76,6 +84,11 @@ class Postfix:
     def receivers(self) -> tuple[Service, ...]:
         """Every smtpd(8) that takes mail."""
         return tuple(s for s in self.services if s.command == "smtpd" and s.type in ("inet", "pass", "unix"))
+
+    def of(self, service: Service, name: str) -> str:
+        """A parameter as it counts for one service, with all `$name` expanded."""
+        own = service.own(name)
+        return self.full(name) if own is None else own
 
     @property
     def queue_directory(self) -> Path:
@@ -266,18 +279,14 @@ def read(directory: Path | None = None) -> Postfix:
     values = _settings(_run(base))
     expanded = _settings(_run([*base, "-x"]))
     version = tuple(int(n) for n in re.findall(r"\d+", values.get("mail_version", "0"))[:3])
-    overrides: dict[str, dict[str, str]] = {}
-    for line in _run([*base, "-P"]).splitlines():
-        place, _, value = line.partition("=")
-        service, _, parameter = place.strip().rpartition("/")
-        overrides.setdefault(service, {})[parameter] = value.strip()
+    overrides, full = _overrides(_run([*base, "-P"])), _overrides(_run([*base, "-P", "-x"]))
     return Postfix(
         directory=where,
         version=version,
         values=values,
         expanded=expanded,
         own=frozenset(_settings(_run([*base, "-n"]))),
-        services=tuple(_services(_run([*base, "-M"]), overrides, expanded)),
+        services=tuple(_services(_run([*base, "-M"]), overrides, full, expanded)),
         tables=frozenset(_run([*base, "-m"]).split()),
     )
 
@@ -299,7 +308,21 @@ def _settings(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, sign, value in pairs if sign}
 
 
-def _services(text: str, overrides: Mapping[str, Mapping[str, str]], main: Mapping[str, str]) -> Iterable[Service]:
+def _overrides(text: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        place, _, value = line.partition("=")
+        service, _, parameter = place.strip().rpartition("/")
+        found.setdefault(service, {})[parameter] = value.strip()
+    return found
+
+
+def _services(
+    text: str,
+    overrides: Mapping[str, Mapping[str, str]],
+    expanded: Mapping[str, Mapping[str, str]],
+    main: Mapping[str, str],
+) -> Iterable[Service]:
     level = re.match(r"\d+", main.get("compatibility_level", "0"))
     default = level is not None and int(level[0]) < 1  # postconf(5), compatibility_level: chroot=y before 1
     for line in text.splitlines():
@@ -308,4 +331,5 @@ def _services(text: str, overrides: Mapping[str, Mapping[str, str]], main: Mappi
             continue
         name, type_, _private, _unprivileged, chroot, _wakeup, _limit, command = words
         rooted = default if chroot == "-" else chroot == "y"
-        yield Service(name, type_, rooted, command.split()[0], overrides.get(f"{name}/{type_}", {}))
+        key = f"{name}/{type_}"
+        yield Service(name, type_, rooted, command.split()[0], overrides.get(key, {}), expanded.get(key, {}))

@@ -15,6 +15,12 @@ from transport.mta.postfix_parts import Setting
 if TYPE_CHECKING:
     from transport.mta.postfix_plan import Planner
 
+_TRY_LATER = "451 4.3.5 Server configuration problem"
+"""Postfix's own default for a policy service that does not answer."""
+
+FINAL = ("permit", "reject", "defer")
+"""What ends a list of restrictions whoever asks (postconf(5))."""
+
 PERMITS = ("permit_mynetworks", "permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts")
 
 
@@ -43,12 +49,13 @@ def policy(planner: Planner) -> None:
     bare = f", policy_context={origin}" if origin else ""
     if (secondary or origin) and planner.postfix.version < (3, 1):
         planner.plan.problems.append("policy_context, which tells the policy service what is asked, needs Postfix 3.1")
+    closed = _closed(planner)
     classes = {
-        "splitmx": common + bare + (", default_action=DUNNO }" if open_ else " }"),
+        "splitmx": common + bare + (", default_action=DUNNO }" if open_ else closed),
         "splitmx_observe": common + bare + ", default_action=DUNNO }",
     }
     if secondary:
-        classes["splitmx_outsider"] = common + f", policy_context=outsider{origin} }}"
+        classes["splitmx_outsider"] = common + f", policy_context=outsider{origin}{closed}"
     own_classes = [
         c for c in split_list(planner.postfix.value("smtpd_restriction_classes")) if not c.startswith("splitmx")
     ]
@@ -58,6 +65,17 @@ def policy(planner: Planner) -> None:
     for name, value in classes.items():
         planner.plan.settings.append(Setting(name, value, "a dead or hung daemon costs ours 5 s, others nothing"))
     restrictions(planner, secondary)
+
+
+def _closed(planner: Planner) -> str:
+    """The end of a class whose recipients wait while the policy service is silent. What the site has said for its own
+    policy services, such as DUNNO for greylisting, would count here too (SMTPD_POLICY_README).
+    """
+    name = "smtpd_policy_service_default_action"
+    own = [planner.postfix.of(service, name) for service in planner.postfix.receivers]
+    if set(own) <= {_TRY_LATER}:
+        return " }"
+    return f", {{ default_action = {_TRY_LATER} }} }}"
 
 
 def _origin(planner: Planner) -> str:
@@ -91,7 +109,10 @@ def _origin(planner: Planner) -> str:
 def restrictions(planner: Planner, secondary: bool) -> None:
     """The call before the permits, and for role secondary another one behind them."""
     name = "smtpd_recipient_restrictions"
-    own = [w for w in pairs(split_list(planner.postfix.value(name))) if not planner.is_ours(w)]
+    own = pairs(split_list(planner.postfix.value(name)))
+    if secondary and any(word.startswith("$") for word in own):  # a permit in there has to be seen
+        own = pairs(split_list(planner.postfix.full(name)))
+    own = [word for word in own if not planner.is_ours(word)]
     first = f"check_recipient_access {planner.guard.policy_table('splitmx')}"
     ours, value = [first], [first, *own]
     if secondary:
@@ -100,7 +121,7 @@ def restrictions(planner: Planner, secondary: bool) -> None:
         if places:
             value.insert(places[-1] + 1, second)
         else:
-            final = [n for n, word in enumerate(value) if word in ("permit", "reject", "defer")]
+            final = [n for n, word in enumerate(value) if word in FINAL]
             at = final[0] if final else len(value)
             value[at:at] = ["permit_mynetworks", "permit_sasl_authenticated", second]
         ours.append(second)
