@@ -133,10 +133,11 @@ def test_customers_keep_etrn(cleaned: Cleaned) -> None:
     assert not [line for line in site.check() if "fast_flush_domains" in line]
 
 
-def test_a_relay_domain_that_comes_later(cleaned: Cleaned) -> None:
-    """Our recipient map refuses nobody of a domain that the site begins to relay later: it had none, and all were."""
-    site = Site(cleaned).install()
-    site.mta.set(relay_domains=f"{site.mta.get('relay_domains')}, customer.test")
+@pytest.mark.parametrize("parameter", ["relay_domains", "virtual_mailbox_domains", "mydestination"])
+def test_a_domain_that_comes_later(cleaned: Cleaned, parameter: str) -> None:
+    """Our recipient map refuses nobody of a domain that the site adds to ours later: it had none, and all were."""
+    site = Site(cleaned, settings={} if parameter == "relay_domains" else {parameter: "example.com"}).install()
+    site.mta.set(**{parameter: f"{site.mta.get(parameter)}, customer.test"})
     site.mta.reload()
 
     sent = site.send("you@customer.test", "bob@example.com", "zed@example.com")

@@ -220,7 +220,7 @@ class Planner:
             ours = list(entries)
             own = self.own(name)
             others = self.others(parameter)
-            if not own and (others or (self.live and parameter == RELAY)):
+            if not own and (others or self.live):
                 ours.append(self.guard.others())  # there may be others later
                 if others:
                     self.plan.notes.append(f"{name} was empty, so every address of the other domains stays accepted")
