@@ -22,6 +22,9 @@ EXIT_USAGE = 2
 EXIT_LATER = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+# Postfix has to reach what we write, nobody else may change it, whatever the shell says; what is private has a mode.
+_UMASK = 0o022
+
 
 class Entry(NamedTuple):
     """Where a command lives (`module:attribute`), and its line in `--help`."""
@@ -92,6 +95,7 @@ class LazyGroup(click.Group):
     ) -> Any:
         """Run a command and end the process with its exit code (`standalone_mode`), else return it."""
         if standalone_mode:
+            os.umask(_UMASK)
             _complete_descriptors()
             _show_what_cannot_be_written()
         try:
