@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from policyd import log
@@ -29,6 +29,9 @@ _LOOK = 0.5  # seconds over which the CPU time of a silent process is watched
 
 MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
 """Signals that would end a process and that we have no use for: `logrotate` likes to send SIGUSR1."""
+
+KEPT = frozenset({signal.SIGHUP, *MEANINGLESS})
+"""What waits during the start, before the supervisor handles it."""
 
 try:
     _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl
@@ -173,6 +176,19 @@ def fork(name: str, main: Callable[[socket.socket], None], close: Callable[[], N
         log.limited(log.ERROR, f"{name} died", "process ends by a fault of its own; it is started again", error)
     finally:
         os._exit(code)
+
+
+def see_off_orphans(ours: Collection[int]) -> None:
+    """As the first process of a container we inherit what others leave behind (pid_namespaces(7)): unseen, it would
+    stay in the table of processes until no more can be started. ours: pids that are awaited elsewhere."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid in ours:
+            return
+        os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def belong(parent: int, name: str) -> None:

@@ -20,7 +20,7 @@ from policyd import children, log, notify, sockets
 from policyd.children import Child, Slot
 from policyd.link import LinkClosedError, Message
 from policyd.listeners import Listeners
-from policyd.loader import Loaded, Loader, needs_restart
+from policyd.loader import Loaded, Loader, needs_restart, reap
 from policyd.parts import cut
 from transport.config.settings import Settings
 
@@ -51,6 +51,7 @@ class Supervisor:
         self.stopping: float | None = None
         self.said_ready = False
         self.lock = -1
+        self.first = os.getpid() == 1  # of a container without an init
         self.last_turn = time.monotonic()
         self.last_watchdog = 0.0
         self.last_look = 0.0
@@ -96,7 +97,7 @@ class Supervisor:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *children.MEANINGLESS):
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # `serve` kept it until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, children.KEPT)  # `serve` kept them until now
         self.selector.register(reading, selectors.EVENT_READ, reading)
         self.wakeup = (reading, writing)
 
@@ -115,6 +116,8 @@ class Supervisor:
         self.last_turn = now
         for slot in self.slots:
             self._reap(slot, now)
+        if self.first:
+            self._reap_others()
         if self.stopping is not None:
             return self._stop_turn(now)
         if self.loader is not None:
@@ -310,6 +313,11 @@ class Supervisor:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             log.say(log.WARNING, "process ended and is started again", process=slot.name, how=how,
                     after=f"{max(0.0, slot.next_start - now):.2f}s", in_a_row=slot.deaths)  # fmt: skip
+
+    def _reap_others(self) -> None:
+        reap()
+        ours = {one.pid for slot in self.slots for one in (slot.child, slot.lost) if one is not None}
+        children.see_off_orphans(ours | ({self.loader.pid} if self.loader is not None else set()))
 
     # --- listening sockets ------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ import click
 
 from policyd.cli import common
 
+_OF_ONE_PROCESS = ("/dev/fd/", "/proc/self/fd/")
+
 
 @click.command(
     epilog=common.examples(
@@ -36,15 +38,22 @@ def serve(config: Path, user: str | None, log_level: str) -> int:
     listener (an address that is not there yet, a full disk, another owner), or the configuration cannot be read yet.
     """
     from policyd import kept, log
+    from policyd.children import KEPT
     from policyd.loader import Loader
     from policyd.loop import rise
     from policyd.supervisor import EXIT_CONFIG, EXIT_LATER, Supervisor
     from policyd.version import running
 
+    if str(config).startswith(_OF_ONE_PROCESS):
+        raise common.Stop(
+            f"{config}: a descriptor of this process alone, such as a shell's <(…): the daemon reads its configuration "
+            "in other processes, and again at each reload",
+            "write it into a file",
+        )
     log.setup(log_level)
     log.process("supervisor")
     # who changes the configuration while we read it gets a reload once we are there, and not our end
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, KEPT)
     if os.geteuid() == 0 and not user:
         log.say(
             log.WARNING,

@@ -155,10 +155,8 @@ def test_a_state_file_makes_its_folder_for_others_to_pass(tmp_path: Path) -> Non
     assert (tmp_path / "state" / "loops.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_reload_asked_for_during_the_start_follows_it(sites: Callable[..., Site]) -> None:
-    """SIGHUP while the configuration is read for the first time (a FIFO, so that it takes until we write) does not end
-    the daemon: it starts, and reloads."""
-    site = sites("ann@example.com")
+def _signalled_during_the_start(site: Site, number: signal.Signals) -> None:
+    """Send this while the configuration is read for the first time (a FIFO, so that it takes until we write)."""
     text = site.splitmx.config.read_text()
     site.splitmx.config.unlink()
     os.mkfifo(site.splitmx.config)
@@ -168,13 +166,42 @@ def test_a_reload_asked_for_during_the_start_follows_it(sites: Callable[..., Sit
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     unread = wait_for(lambda: _writer(site.splitmx.config), 10, site.splitmx.tail)
-    site.splitmx.reload()
+    site.splitmx.process.send_signal(number)
     site.splitmx.config.unlink()
     site.splitmx.write(text)
     with open(unread, "w", encoding="utf-8") as fifo:
         fifo.write(text)
+
+
+def test_a_reload_asked_for_during_the_start_follows_it(sites: Callable[..., Site]) -> None:
+    """SIGHUP does not end a daemon that starts: it starts, and reloads."""
+    site = sites("ann@example.com")
+    _signalled_during_the_start(site, signal.SIGHUP)
     wait_for(lambda: "configuration taken" in site.log(), 20, site.splitmx.tail)
     site.answers("ann@example.com", LOCAL)
+
+
+def test_a_signal_without_a_meaning_does_not_end_the_start(sites: Callable[..., Site]) -> None:
+    """SIGUSR1 of a logrotate that comes while the daemon starts ends it as little as later on."""
+    site = sites("ann@example.com")
+    _signalled_during_the_start(site, signal.SIGUSR1)
+    site.answers("ann@example.com", LOCAL)
+
+
+def test_a_configuration_of_this_process_alone_is_named(sites: Callable[..., Site]) -> None:
+    """`serve --config <(generate)`: it says that the daemon needs a file which is there at the next reload, too."""
+    site = sites("ann@example.com")
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as text:
+        text.write(site.config())
+    done = subprocess.run(
+        [*COMMAND, "--config", f"/dev/fd/{read}", "serve", *AS_ROOT], capture_output=True, text=True, timeout=30,
+        pass_fds=[read],
+    )  # fmt: skip
+    os.close(read)
+    assert done.returncode == 2
+    assert "reload" in done.stderr
+    assert "No such file" not in done.stderr
 
 
 def test_an_index_that_cannot_be_written_is_called_so(sites: Callable[..., Site]) -> None:

@@ -7,8 +7,9 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from policyd.listeners import Listeners
 from policyd.loader import Loaded
 from policyd.supervisor import Supervisor
 from tests.daemon.site import LOCAL, Site
+from tests.mta.daemon import COMMAND
 from tests.mta.waiting import wait_for
 from transport.config.settings import Daemon, Listener, Settings
 
@@ -135,3 +137,40 @@ def test_a_listener_is_closed_though_somebody_keeps_a_copy(kind: str, tmp_path: 
         connected().close()
     listeners.close()
     assert not list(tmp_path.iterdir())
+
+
+def _inside(outside: int) -> int:
+    """The process that unshare(1) started."""
+    found = subprocess.run(["pgrep", "-P", str(outside)], capture_output=True, text=True, check=False).stdout.split()
+    return int(found[0]) if found else 0
+
+
+def _children(parent: int, name: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(parent), "-x", name], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a container")
+def test_the_first_process_of_a_container_sees_off_orphans(sites: Callable[..., Site]) -> None:
+    """Started without an init, the daemon is who inherits what others leave behind (a health check that was cut off):
+    they do not heap up until no process can be started."""
+    site = sites("ann@example.com")
+    site.splitmx.command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *COMMAND]
+    site.start()
+    first = _inside(site.splitmx.pid)
+    try:
+        for _ in range(3):
+            subprocess.run(["nsenter", "-t", str(first), "--pid", "sh", "-c", "sleep 600 & exit 0"], check=True)
+        orphans = wait_for(lambda: _children(first, "sleep"), 10)
+        assert len(orphans) == 3
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not _children(first, "sleep"), 10)
+        site.answers("ann@example.com", LOCAL)
+        (keeper,) = _children(first, "splitmx-keeper")  # its own it still sees off, and replaces
+        os.kill(keeper, signal.SIGKILL)
+        wait_for(lambda: _children(first, "splitmx-keeper") not in ([], [keeper]), 10, site.splitmx.tail)
+    finally:
+        os.kill(first, signal.SIGTERM)
+        assert site.splitmx.process is not None
+        site.splitmx.process.wait(15)
