@@ -293,7 +293,7 @@ def _remove_stale(listener: Listener) -> None:
             return
         except BlockingIOError:
             pass  # a full backlog: somebody holds it open
-    raise ListenError(f"{listener.name}: another process listens there; not taken over")
+    raise ListenError(f"{listener.name}: another process listens there; not taken over", later=True)
 
 
 def _bind_inet(listener: Listener) -> socket.socket:
