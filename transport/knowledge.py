@@ -18,8 +18,8 @@ class Knowledge(Protocol):
     def targets(self, domain: str, local: str, directory: str) -> Sequence[str]:
         """The targets of that directory's row, external form, in their order."""
 
-    def loaded(self, directory: str) -> bool:
-        """Whether the directory was listed once with its present fingerprint."""
+    def loaded(self, directory: str, domain: str) -> bool:
+        """Whether the directory's people of this domain were listed once with its present fingerprint."""
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
         """Whether its "no" counts for an address without a row: True believed; False it could not be asked in

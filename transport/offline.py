@@ -45,6 +45,7 @@ class OfflineKnowledge:
         self._sources: dict[str, Source] = {}
         self._files: dict[str, dict[tuple[str, str], Record]] = {}
         self._content: dict[str, float | None] = {}
+        self._parts: dict[str, Mapping[str, DirectoryError | None]] = {}  # as in `Listing`
         self.reader = Reader(state) if state is not None else None
         if self.reader is not None:
             self.reader.use({name: found.fingerprint for name, found in settings.directories.items()})
@@ -89,7 +90,7 @@ class OfflineKnowledge:
                 record = self._file(directory).get((local, domain))
                 if record is not None:
                     found[name] = _row(name, record)
-                elif name in self._content:
+                elif name in self._content and self._read(name, domain):
                     found.pop(name, None)
                 continue
             answer = self._asked.get((name, local, domain))
@@ -107,14 +108,15 @@ class OfflineKnowledge:
             return answer.targets
         return self.reader.targets(domain, local, directory) if self.reader is not None else ()
 
-    def loaded(self, directory: str) -> bool:
-        """Whether the directory was listed with its present fingerprint: by the daemon once, or (a file) just now."""
+    def loaded(self, directory: str, domain: str) -> bool:
+        """Whether the directory's people of this domain were listed with its present fingerprint: by the daemon once,
+        or (a file) just now."""
         found = self.settings.directories.get(directory)
         if found is not None and not found.live:
             self._file(found)
-            if directory in self._content:
+            if directory in self._content and self._read(directory, domain):
                 return True
-        return self.reader is not None and self.reader.loaded(directory)
+        return self.reader is not None and self.reader.loaded(directory, domain)
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
         """True: believed; False: could not be asked, or not believed; None: to be asked (`resolve`)."""
@@ -123,7 +125,7 @@ class OfflineKnowledge:
             answer = self._asked.get((directory, local, domain))
             return None if answer is None else answer is NO
         self._file(found)
-        if directory not in self._content:
+        if directory not in self._content or not self._read(directory, domain):
             return False
         return found.young(self._content[directory], time.time())
 
@@ -191,6 +193,10 @@ class OfflineKnowledge:
         self._sources.pop(directory.name, None)
         return tuple(chosen)
 
+    def _read(self, directory: str, domain: str) -> bool:
+        """Whether this domain's part of a file directory could be read just now."""
+        return self._parts.get(directory, {}).get(domain) is None
+
     def _file(self, directory: Directory) -> Mapping[tuple[str, str], Record]:
         """A file's records by address; empty, and a fault noted, when it cannot be read."""
         known = self._files.get(directory.name)
@@ -201,6 +207,10 @@ class OfflineKnowledge:
             listing = self._source(directory).list()
             for record in listing.records:
                 records.setdefault((record.local, record.domain), []).append(record)
+            self._parts[directory.name] = listing.parts
+            for domain, fault in listing.parts.items():
+                if fault is not None:
+                    self.faults[directory.name] = f"{domain} could not be read: {fault}; {fault.hint}"
             if records or directory.may_be_empty:
                 self._content[directory.name] = listing.content_time
             else:

@@ -114,6 +114,8 @@ def _sync(settings: Settings, writer: Writer, faults: dict[str, str], held: list
                 report = compare(writer, directory, source, settings, accept=() if accept else None)
             finally:
                 source.close()
+            for part in report.unread:
+                note(f"directory {name}: {part.domain} could not be read: {part.why}; {part.hint}")
             if report.error:
                 faults[name] = report.line()
             held.extend(held_lines(report))

@@ -126,7 +126,7 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
     with index.opened(settings) as at_hand:
         if at_hand.faults:
             raise Later("; ".join(at_hand.faults))
-        unread = [name for name in (*domain.local, *domain.remote) if not at_hand.reader.loaded(name)]
+        unread = [name for name in (*domain.local, *domain.remote) if not at_hand.reader.loaded(name, domain.name)]
         if unread:  # a daemon keeps the index: it has not read them, or by an older configuration
             raise Later(f"not read yet: {', '.join(unread)}; whoever is at the other side is not known", _UNREAD)
         alone = replace(settings, domains=domains)

@@ -23,11 +23,13 @@ _REPORT = {
     "directory": str, "line": str, "error": str, "held": int, "dry_run": bool,
     "first": Each([str]),
     "held_changes": [{**_HELD, "domain": TEXT, "first": [str]}],
+    "unread?": [{"domain": str, "why": str, "hint": str}],
 }  # fmt: skip
 
 _DIRECTORY = {
     "type": str, "rows": int, "loaded": bool, "believable": bool,
     "age?": MAYBE, "content_age?": MAYBE, "loaded_at?": MAYBE, "skipped?": int,
+    "unread?": [{"domain": str, "known": bool, "why": str, "hint": str}],
     "reading_for?": MAYBE, "read_so_far?": MAYBE, "error?": str, "hint?": str, "why?": str,
     "lag?": {"moves": NUMBER, "removals": NUMBER},
     "listening?": {"up": bool, "heard": int},

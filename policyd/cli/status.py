@@ -14,6 +14,8 @@ from policyd.cli.common import config_option, examples, json_option, print_json,
 
 _TAKING = 3.0  # seconds in which workers take new settings
 
+_SHOWN = 20  # domains that could not be read; the rest is counted
+
 DOMAINS = "domains.sqlite"
 """The guard's table (transport.maps.guard), which a running Postfix holds open."""
 
@@ -120,6 +122,8 @@ def _attention(found: dict[str, Any]) -> Iterator[str]:
             yield f"directory {name}: not loaded" + (f": {entry['why']}" if entry.get("why") else "")
         elif not entry["believable"]:
             yield f'directory {name}: its "no" is not believed' + (f": {entry['why']}" if entry.get("why") else "")
+        if not entry.get("error"):
+            yield from _unread(name, entry.get("unread") or [])
         queries = entry.get("queries")
         if queries and queries["circuit"] == "open":
             yield f"directory {name}: not asked live for now: {queries['why']}"
@@ -143,6 +147,16 @@ def _attention(found: dict[str, Any]) -> Iterator[str]:
         yield "the list of domains changed: run postfix reload"
     if found["observed"]["dropped"]:
         yield f"{found['observed']['dropped']} observed decisions were not written down"
+
+
+def _unread(name: str, parts: list[dict[str, Any]]) -> Iterator[str]:
+    """Domains of a directory that could not be read, unlike others."""
+    for one in parts[:_SHOWN]:
+        counts = "what was last read of it counts" if one["known"] else "nothing is known of it yet"
+        hint = f"; {one['hint']}" if one["hint"] else ""
+        yield f"directory {name}: {one['domain']} could not be read, {counts}: {one['why']}{hint}"
+    if len(parts) > _SHOWN:
+        yield f"directory {name}: and {len(parts) - _SHOWN} more domains that could not be read"
 
 
 def _span(seconds: float) -> str:

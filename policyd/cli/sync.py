@@ -59,7 +59,7 @@ def sync(config: Path, as_json: bool, names: tuple[str, ...], dry_run: bool, acc
             click.echo("\r\033[K", nl=False, err=True)
         for report in reports:
             _show(report)
-    if any(report.get("error") for report in reports):
+    if any(report.get("error") or report.get("unread") for report in reports):
         return EXIT_LATER
     return EXIT_FOUND if any(report.get("held") for report in reports) else EXIT_GOOD
 
@@ -73,6 +73,9 @@ def _show(report: dict[str, Any]) -> None:
         for sort in _SORTS:
             for address in (report.get("first") or {}).get(sort, ()):
                 click.echo(f"  {sort} {visible(str(address))}")
+    for part in report.get("unread") or ():
+        hint = f"; {part['hint']}" if part["hint"] else ""
+        click.echo(visible(f"  not read, {part['domain']}: {part['why']}{hint}"))
     for change in report.get("held_changes") or ():
         where = change.get("domain") or "the whole directory"
         first = ", ".join(change.get("first") or ())

@@ -42,6 +42,7 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
+_SAID = 5  # domains that could not be read, of one reading: `status` has them all
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
@@ -242,6 +243,10 @@ class Keeper:
             if report.full_needed:
                 log.limited(log.WARNING, f"feed {name}", "changes cannot be followed from here: the whole directory is "
                             "compared", directory=name, why=report.why)  # fmt: skip
+            for one in report.unread[:_SAID]:
+                log.limited(log.WARNING, f"part {name} {one.domain} {one.why.translate(_NO_DIGITS)}",
+                            "a domain of the directory was not read: what was last read of it counts, strangers are "
+                            "put off", directory=name, domain=one.domain, error=one.why, hint=one.hint)  # fmt: skip
             if report.held:
                 log.limited(log.WARNING, f"held {name}", "changes are held back: splitmx sync --dry-run shows them, "
                             "--accept takes them", directory=name, held=report.held,

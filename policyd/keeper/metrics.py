@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,8 @@ class KeeperCollector(Collector):
         took = gauge("sync_seconds", "Duration of the last full compare.")
         up = gauge("up", "1 when the last reading was good.")
         skipped = gauge("skipped", "Entries that are not used.")
+        parts = gauge("unread_domains", "Domains of a cPanel host that the last reading could not read.")
+        unread = Counter(part.directory for part in self.keeper.reader.unread())
         held = GaugeMetricFamily(
             "splitmx_held_changes", "Changes that a guard holds back.", labels=["directory", "domain", "what"]
         )
@@ -116,6 +119,7 @@ class KeeperCollector(Collector):
             state = states.get(name)
             rows.add_metric(label, state.rows if state is not None and state.current else 0)
             skipped.add_metric(label, state.skipped if state is not None else 0)
+            parts.add_metric(label, unread[name])
             if sync.read_at is not None:
                 age.add_metric(label, at - sync.read_at)
             if sync.content_time is not None:
@@ -134,7 +138,7 @@ class KeeperCollector(Collector):
                 heard.add_metric(label, sync.listening.heard)
         for one in self.keeper.reader.held():
             held.add_metric([one.directory, one.domain, one.what], one.count)
-        yield from (rows, age, content, took, up, skipped, held, readings, lag, behind, heard)
+        yield from (rows, age, content, took, up, skipped, parts, held, readings, lag, behind, heard)
 
     def _live(self) -> Iterator[Metric]:
         def counter(name: str, text: str) -> CounterMetricFamily:

@@ -104,6 +104,7 @@ def _sums(decisions: dict[tuple[str, str, str], int], at: int) -> dict[str, int]
 def _directories(keeper: Keeper) -> dict[str, Any]:
     states = {state.name: state for state in keeper.reader.directories()}
     at, now = clock.now(), time.time()
+    unread = keeper.reader.unread()
     found = {}
     for name, directory in keeper.settings.directories.items():
         state, sync, queue = states.get(name), keeper.syncs.get(name), keeper.queues.get(name)
@@ -116,6 +117,11 @@ def _directories(keeper: Keeper) -> dict[str, Any]:
             "skipped": state.skipped if state is not None else 0,
             "believable": bool(state is not None and state.believable),
             "loaded_at": state.loaded_at if state is not None else None,
+            "unread": [
+                {"domain": part.domain, "known": part.known, "why": part.why, "hint": part.hint, "since": part.since}
+                for part in unread
+                if part.directory == name and current
+            ],
         }
         if sync is not None:
             report = sync.report

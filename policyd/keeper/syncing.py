@@ -340,7 +340,10 @@ class Syncing:
             else:
                 self.failures += 1
             if full:
-                self._next_full = now + (self.every if report.good else self.directory.sync_every)
+                pause = self.directory.sync_every
+                if report.good:  # one tenant's fault is looked at again soon, but keeps nobody busy
+                    pause = self.every if not report.unread else max(pause, _SHARE * report.listing)
+                self._next_full = now + pause
                 self._feed = bool(report.cookie)
             if what == "feed" and not report.good and self.directory.type == "ldap":
                 # it may come back with another database, of which no feed can tell: a backup, written to since

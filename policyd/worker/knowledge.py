@@ -139,9 +139,9 @@ class LiveKnowledge:
                 return result.records[0].targets
         return self.reader.targets(domain, local, directory)
 
-    def loaded(self, directory: str) -> bool:
-        """Whether the index holds the directory with its present fingerprint."""
-        return self.reader.loaded(directory)
+    def loaded(self, directory: str, domain: str) -> bool:
+        """Whether the index holds the directory's people of this domain, with its present fingerprint."""
+        return self.reader.loaded(directory, domain)
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
         """True: believed. False: cannot be asked now. None: ask live."""
@@ -161,6 +161,8 @@ class LiveKnowledge:
         if not options.live:
             if read_at is None or not self.reader.loaded(directory):
                 return False  # not read since the start: it may have changed while nobody looked
+            if not self.reader.read_last(directory, domain):
+                return False  # nor this domain's part of it in the last reading
             return options.young(age.content_time if age is not None else None, time.time())
         if age is not None:
             if age.closed:

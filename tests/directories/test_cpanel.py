@@ -36,8 +36,11 @@ def cpanel_tree(root: Path) -> None:
 
 
 def everybody(root: Path) -> list[Record]:
-    """Who is listed on this host."""
-    return list(FileSource("here", FileOptions(str(root), "cpanel"), ("example.com", "example.net")).list().records)
+    """Who is listed on this host. Raises the fault of a domain that could not be read."""
+    listing = FileSource("here", FileOptions(str(root), "cpanel"), ("example.com", "example.net")).list()
+    for fault in filter(None, listing.parts.values()):
+        raise fault
+    return list(listing.records)
 
 
 def test_cpanel(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_it_is_not_held_for_ever(held: Held, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(knowing, "_HOLD", 0.0)
     assert held.knowledge.renew(at_once=True)
     assert not held.listed("zoe")
-    assert not held.knowledge.loaded("there")
+    assert not held.knowledge.loaded("there", "example.com")
     assert held.no("there") is False
 
 

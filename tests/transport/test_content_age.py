@@ -49,6 +49,6 @@ def test_content_from_the_future_is_not_young(tmp_path: Path, max_age: str, age:
     offline = OfflineKnowledge(settings)
     assert offline.no("there", "example.com", "eve") is believed
     knowledge = LiveKnowledge(settings, tmp_path)
-    knowledge.reader.loaded = lambda directory: True  # type: ignore[method-assign]
+    knowledge.reader.loaded = lambda directory, domain="": True  # type: ignore[method-assign]
     knowledge.ages = {"there": Age(clock.now(), now - age)}
     assert knowledge.no("there", "example.com", "eve") is believed

@@ -73,7 +73,7 @@ class World:
     def targets(self, domain: str, local: str, directory: str) -> Sequence[str]:
         return self.target_lists.get((domain, local, directory), ())
 
-    def loaded(self, directory: str) -> bool:
+    def loaded(self, directory: str, domain: str) -> bool:
         return directory not in self.unloaded
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:

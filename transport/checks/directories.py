@@ -99,6 +99,10 @@ def _directory(settings: Settings, directory: Directory, writer: Writer, progres
     if report.error:
         result.findings.append(error(f"directory {directory.name}: {report.error}", report.hint))
         return result
+    for part in report.unread:
+        result.findings.append(
+            error(f"directory {directory.name}: {part.domain} could not be read: {part.why}", part.hint)
+        )
     result.reached, result.recipients = True, report.rows
     result.skipped, result.server = report.skipped, report.server
     if report.content_time is not None:

@@ -26,6 +26,15 @@ class DirectoryTimeout(DirectoryError):  # noqa: N818  a time-out, as in Timeout
     """It did not answer in time. Only this, never a plain error, counts towards the circuit."""
 
 
+class PartsError(DirectoryError):
+    """Of a directory that is read domain by domain none could be: the first one's fault. parts: as in `Listing`."""
+
+    def __init__(self, parts: Mapping[str, DirectoryError | None]) -> None:
+        first = next(fault for fault in parts.values() if fault is not None)
+        super().__init__(first.what, first.hint)
+        self.parts = parts
+
+
 @dataclass(slots=True)
 class Skipped:
     """Nonsense found while listing: counted wholly, the first 1,000 kept."""
@@ -56,6 +65,8 @@ class Listing:
     content_time: unix time of the content (files: mtime or exported_at), None for live directories.
     cookie: where `changes` may go on after this listing, read *before* the first record (contextCSN, uSNChanged, the
         largest `changed` value); empty where the directory cannot tell of changes. Read it after the last record.
+    parts: of a directory that is read domain by domain: each domain, and why it could not be read (None: it was). No
+        record is of one that was not: what the index has of it stays, and an absence there means nothing.
     """
 
     records: Iterator[Record]
@@ -63,6 +74,7 @@ class Listing:
     server: str = ""
     content_time: float | None = None
     cookie: bytes = b""
+    parts: Mapping[str, DirectoryError | None] = field(default_factory=dict)
 
     def close(self) -> None:
         """Read no further: what is still open for `records` ends now, and not when the memory is cleared up."""

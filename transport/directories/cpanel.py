@@ -10,15 +10,17 @@ homes), HOME/etc/DOMAIN/passwd (mailboxes), HOME/etc/.NAME@DOMAIN.suspended_inco
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from transport.address import external
-from transport.directories.base import DirectoryError, Listing, Skipped
+from transport.directories.base import DirectoryError, Listing, PartsError, Skipped
 from transport.directories.reading import QUOTED, address_in, name_and_rest, targets_of, trimmed, why_not
 from transport.record import Kind, Record
 
@@ -26,7 +28,8 @@ MAILMAN = "usr/local/cpanel/3rdparty/mailman/lists"
 _LIST_ADDRESSES = (
     "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
 )  # fmt: skip
-_LARGEST = 64 << 20  # octets of one file; the largest host's have a few
+_LARGEST = 16 << 20  # octets of one file; the largest host's have a few
+_MOST = 500_000  # lines of it: of three octets each they would fill a gigabyte of memory
 _RIGHTS = (
     "let the daemon's user read it and enter its folders: systemd/splitmx-cpanel.conf does, or an ACL on HOME and "
     "HOME/etc with ProtectHome=read-only in the unit"
@@ -44,7 +47,8 @@ class Aliases:
 
 
 class Tree:
-    """The files of one host. Every method raises DirectoryError for what is there and cannot be read."""
+    """The files of one host, for one reading: what names all accounts is read once. Every method raises DirectoryError
+    for what is there and cannot be read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,7 +65,7 @@ class Tree:
                 before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode) or before.st_size > _LARGEST:
                     raise DirectoryError(f"{path} is no file of cPanel's", "who put a pipe, a folder or a giant there?")
-                data = file.read()
+                data = file.read(before.st_size + 1)
                 after = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             _need_targets(path, path.parent, path.parent.parent)
@@ -73,6 +77,8 @@ class Tree:
         text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
         if "\0\0" in text:  # what a crash leaves of a file
             raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", "let cPanel write it anew")
+        if text.count("\n") > _MOST:
+            raise DirectoryError(f"{path} has more than {_MOST} lines", "who filled it?")
         self.newest = max(self.newest, after.st_mtime)
         return text
 
@@ -82,6 +88,8 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as fault:
+            if fault.errno == errno.ENAMETOOLONG:  # no file can have this name
+                return False
             raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
         return True
 
@@ -98,8 +106,14 @@ class Tree:
 
     def main_domain(self, account: str) -> str:
         """The account's first domain, "" when it is not known: its user name is a mailbox there."""
-        text = self.text("etc/trueuserdomains") or ""
-        return next((domain for domain, owner in _pairs(text) if owner == account), "")
+        return self._main_domains.get(account, "")
+
+    @cached_property
+    def _main_domains(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for domain, owner in _pairs(self.text("etc/trueuserdomains") or ""):
+            found.setdefault(owner, domain)
+        return found
 
     def names(self, name: str) -> frozenset[str]:
         """A file of domains, a line each: localdomains, remotedomains, secondarymx."""
@@ -108,11 +122,16 @@ class Tree:
 
     def home(self, account: str) -> Path:
         """An account's home below the root."""
+        return self._homes.get(account) or self.root / "home" / account
+
+    @cached_property
+    def _homes(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
         for line in (self.text("etc/passwd") or "").splitlines():
             fields = line.split(":")
-            if len(fields) >= 6 and fields[0] == account and fields[5].startswith("/"):
-                return self.root / fields[5].lstrip("/")
-        return self.root / "home" / account
+            if len(fields) >= 6 and fields[5].startswith("/"):
+                found.setdefault(fields[0], self.root / fields[5].lstrip("/"))
+        return found
 
     def mailboxes(self, account: str, domain: str) -> list[str]:
         """Local parts of a domain's mailboxes."""
@@ -157,15 +176,23 @@ class Tree:
 
     def lists(self, domain: str) -> list[str]:
         """Names of mailman's lists of a domain."""
+        return sorted(name[: -len(domain) - 1] for name in self._lists.get(domain, ()))
+
+    @cached_property
+    def _lists(self) -> dict[str, list[str]]:
+        """Folders of lists, which are called LIST_DOMAIN, by domain."""
         folder = self.root / MAILMAN
         try:
             found = [path.name for path in folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             _need_targets(folder)
-            return []
+            return {}
         except OSError as fault:
             raise DirectoryError(f"{folder}: {fault.strerror}", _RIGHTS) from None
-        return sorted(name.removesuffix(f"_{domain}") for name in found if name.endswith(f"_{domain}"))
+        lists: dict[str, list[str]] = {}
+        for name in found:
+            lists.setdefault(name.rpartition("_")[2], []).append(name)
+        return lists
 
     def choice(self, account: str, domain: str) -> str:
         """The mail exchanger that was chosen: auto, local, remote or secondary."""
@@ -209,6 +236,8 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 def listing(path: Path, domains: Sequence[str]) -> Listing:
     """Everyone of these domains on the host below `path`: mailboxes, forwarders, lists, the account's own mailbox.
 
+    A domain whose own files cannot be read is named in `parts`: its account's owner may put anything there, and the
+    others' people do not depend on it. Raises PartsError when that is all of them, DirectoryError for the host's files.
     A suspended account's people, and mailboxes that take no mail, are listed as inactive. Forwarders to commands,
     files and special words are listed without targets: the host's own routers deliver to them.
     """
@@ -219,12 +248,20 @@ def listing(path: Path, domains: Sequence[str]) -> Listing:
             f"{path / 'etc/userdomains'} names none of {', '.join(list(domains)[:5])}", "are they on this host?"
         )
     records: list[Record] = []
+    parts: dict[str, DirectoryError | None] = {}
     for domain in domains:
+        parts[domain] = None
         if domain not in owners:
             skipped.add(domain, "not a domain of this cPanel host")
             continue
-        records += _domain(tree, owners[domain], domain, skipped)
-    return Listing(iter(records), skipped, content_time=tree.newest or None)
+        try:
+            records += _domain(tree, owners[domain], domain, skipped)
+        except DirectoryError as fault:
+            parts[domain] = fault
+    owned = [parts[domain] for domain in domains if domain in owners]
+    if owned and None not in owned:
+        raise PartsError(parts)
+    return Listing(iter(records), skipped, content_time=tree.newest or None, parts=parts)
 
 
 def watched(path: Path, domains: Sequence[str]) -> Iterator[Path]:
@@ -233,14 +270,9 @@ def watched(path: Path, domains: Sequence[str]) -> Iterator[Path]:
     for name in ("etc/userdomains", "etc/trueuserdomains", "etc/passwd", "var/cpanel/suspended", MAILMAN):
         yield path / name
     owners = tree.owners()
-    homes = {}
-    for line in (tree.text("etc/passwd") or "").splitlines():
-        fields = line.split(":")
-        if len(fields) >= 6 and fields[5].startswith("/"):
-            homes[fields[0]] = path / fields[5].lstrip("/")
     for domain in domains:
         if domain in owners:
-            home = homes.get(owners[domain], path / "home" / owners[domain]) / "etc"
+            home = tree.home(owners[domain]) / "etc"
             yield from (home, home / domain, home / domain / "passwd", path / "etc/valiases" / domain)
 
 

@@ -53,6 +53,7 @@ class Reader(Survey):
         self._fingerprints: Mapping[str, bytes] = {}
         self._names = {}
         self._loaded: frozenset[str] = frozenset()
+        self._unread: dict[tuple[str, str], bool] = {}  # (directory, domain): whether an earlier reading had it
         self._domains: dict[str, int] = {}
         self._last_domain = 0
         self._single: dict[_Raw, tuple[Row, ...]] = {}
@@ -194,6 +195,10 @@ class Reader(Survey):
                 names[number] = name
                 if believable:
                     loaded.add(name)
+        unread = self._connection.execute(
+            "SELECT p.directory, d.name, p.known FROM part p JOIN domain d ON d.id = p.domain WHERE p.why <> ''"
+        )
+        self._unread = {(names[number], name): bool(known) for number, name, known in unread if number in names}
         if names != self._names:
             self._single.clear()
         self._names = names
@@ -228,6 +233,7 @@ class Reader(Survey):
         connection, self._connection, self._cursor = self._connection, None, None
         self._names = {}
         self._loaded = frozenset()
+        self._unread = {}
         self._domains = {}
         self._last_domain = 0
         self._seen_domain = ""
@@ -290,9 +296,14 @@ class Reader(Survey):
             self._failed(error)
             return ()
 
-    def loaded(self, directory: str) -> bool:
-        """Whether this directory's rows are all here, under the fingerprint in use, and an absence means something."""
-        return directory in self._loaded
+    def loaded(self, directory: str, domain: str = "") -> bool:
+        """Whether this directory's rows (of this domain) are all here, under the fingerprint in use, and an absence
+        means something: they were read once."""
+        return directory in self._loaded and self._unread.get((directory, domain), True)
+
+    def read_last(self, directory: str, domain: str) -> bool:
+        """Whether the last reading of the directory could read this domain of it, too."""
+        return (directory, domain) not in self._unread
 
     def holds(self, mark: tuple[str, int]) -> bool:
         """Whether this snapshot is of that very file (instance) and not older than that generation of it."""

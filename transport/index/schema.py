@@ -11,7 +11,7 @@ FILE = "index.sqlite"
 """The index's name in the state directory."""
 
 APPLICATION_ID = 0x53504D58
-VERSION = 2
+VERSION = 3
 """A file with another application id or version is not read but rebuilt: the directories are the truth."""
 
 PAGE = 4096
@@ -44,14 +44,18 @@ CREATE TABLE held (
     directory INTEGER NOT NULL, domain INTEGER NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL,
     first TEXT NOT NULL, since REAL NOT NULL, why TEXT NOT NULL,
     PRIMARY KEY (directory, domain, what)) WITHOUT ROWID;
+CREATE TABLE part (
+    directory INTEGER NOT NULL, domain INTEGER NOT NULL, known INTEGER NOT NULL, why TEXT NOT NULL, hint TEXT NOT NULL,
+    since REAL NOT NULL, PRIMARY KEY (directory, domain)) WITHOUT ROWID;
 CREATE TABLE skipped (directory INTEGER NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL);
 CREATE INDEX recipient_entry ON recipient (directory, entry) WHERE entry IS NOT NULL;
 CREATE INDEX claim_key ON claim (directory, key);
+CREATE INDEX part_unread ON part (directory) WHERE why <> '';
 CREATE INDEX target_address ON target (address);
 """
 
 TABLES = frozenset(
-    ("state", "directory", "domain", "recipient", "target", "entry", "claim", "canary", "held", "skipped")
+    ("state", "directory", "domain", "recipient", "target", "entry", "claim", "canary", "held", "part", "skipped")
 )
 
 STATE = frozenset(("generation", "instance", "settings", "size"))

@@ -37,6 +37,19 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A domain that the last reading of a directory could not read. known: an earlier one could, and what it found
+    counts. why, hint: what is wrong, and what to do about it. since: unix time."""
+
+    directory: str
+    domain: str
+    known: bool
+    why: str
+    hint: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
     """A listed address that a live query must find. entry: the directory's key, None where it has none."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transport.index.states import Canary, DirectoryState, Held
+from transport.index.states import Canary, DirectoryState, Held, Unread
 
 
 class Survey:
@@ -58,6 +58,17 @@ class Survey:
                 "SELECT n.name, coalesce(d.name, ''), h.what, h.count, h.first, h.since, h.why FROM held h"
                 " JOIN directory n ON n.id = h.directory LEFT JOIN domain d ON d.id = h.domain"
                 " ORDER BY n.name, d.name, h.what"
+            )
+        )
+
+    def unread(self) -> tuple[Unread, ...]:
+        """Domains that the last reading of their directory could not read, for `status`."""
+        return tuple(
+            Unread(str(name), str(domain), bool(known), str(why), str(hint), float(since))
+            for name, domain, known, why, hint, since in self._all(
+                "SELECT n.name, d.name, p.known, p.why, p.hint, p.since FROM part p"
+                " JOIN directory n ON n.id = p.directory JOIN domain d ON d.id = p.domain"
+                " WHERE p.why <> '' ORDER BY n.name, d.name"
             )
         )
 

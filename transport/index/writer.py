@@ -328,5 +328,5 @@ class Writer:
 
 def forget(connection: sqlite3.Connection, directory: int) -> None:
     """Remove all that is known of a directory but its own row, inside a transaction."""
-    for table in ("recipient", "target", "entry", "claim", "canary", "held", "skipped"):
+    for table in ("recipient", "target", "entry", "claim", "canary", "held", "part", "skipped"):
         connection.execute(f"DELETE FROM {table} WHERE directory = ?", (directory,))  # noqa: S608  fixed names

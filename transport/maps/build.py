@@ -21,7 +21,7 @@ from transport.maps import guard, postmap, shrink, stamps, static_only
 from transport.maps.leaving import leave
 from transport.maps.population import MAPS, Population
 from transport.maps.report import BuildReport, MapReport
-from transport.maps.snapshot import Snapshot
+from transport.maps.snapshot import Snapshot, never_read
 from transport.maps.write import (
     HEADER,
     BuildError,
@@ -153,14 +153,8 @@ def strangers(output: Path) -> list[Path]:
 
 def _unread(settings: Settings, reader: Reader, *, alone: bool) -> list[str]:
     """Directories of enabled domains without a listing. Raises BuildError when nothing useful can be written."""
-    used = {
-        name
-        for domain in settings.domains.values()
-        if domain.enabled == "yes"
-        for name in (*domain.local, *domain.remote)
-    }
-    unread = sorted(name for name in used if not reader.loaded(name))
-    if unread and (alone or len(unread) == len(used)):
+    unread, all_of_them = never_read(settings, reader)
+    if unread and (alone or all_of_them):
         why = reader.reason or "not listed yet"
         raise BuildError(
             f"directory {', '.join(unread)} was never read ({why})", "the old files stay; see splitmx status and check"

@@ -30,7 +30,7 @@ from transport.maps import cdb, shrink, stamps
 from transport.maps.exim_lookups import LAST, RECIPIENTS
 from transport.maps.population import Survey
 from transport.maps.report import BuildReport, MapReport
-from transport.maps.snapshot import Situation, Snapshot
+from transport.maps.snapshot import Situation, Snapshot, never_read
 from transport.maps.stand_in import STAND_IN, StandIn
 from transport.maps.write import BuildError, BuildRefusedError, Text, alone_in, cut_short, installing
 from transport.mta import exim_plan
@@ -288,9 +288,8 @@ def build_exim(
     if unknown:
         raise BuildError(f"type {', '.join(unknown)}: Exim's files are cdb or lsearch")
     report = BuildReport(output)
-    used = {n for d in settings.domains.values() if d.enabled == "yes" for n in (*d.local, *d.remote)}
-    report.unread = sorted(name for name in used if not reader.loaded(name))
-    if report.unread and (alone or len(report.unread) == len(used)):
+    report.unread, all_of_them = never_read(settings, reader)
+    if report.unread and (alone or all_of_them):
         raise BuildError(
             f"directory {', '.join(report.unread)} was never read ({reader.reason or 'not listed yet'})",
             "the old files stay; see splitmx status and check",

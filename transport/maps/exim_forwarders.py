@@ -23,7 +23,7 @@ from transport.directories.base import DirectoryError
 from transport.directories.cpanel import Tree
 from transport.index.reader import Reader
 from transport.maps.report import BuildReport, MapReport
-from transport.maps.snapshot import Snapshot
+from transport.maps.snapshot import Snapshot, never_read
 from transport.maps.write import BuildError
 from transport.router import Router
 
@@ -96,8 +96,7 @@ def build_forwarders(
     begun = time.monotonic()
     moment = time.time() if now is None else now
     report = BuildReport(output)
-    used = {n for d in settings.domains.values() if d.enabled == "yes" for n in (*d.local, *d.remote)}
-    unread = sorted(name for name in used if not reader.loaded(name))
+    unread, _ = never_read(settings, reader)
     if unread:
         raise BuildError(f"directory {', '.join(unread)} was never read", "the old files stay; see splitmx check")
     wanted = sorted(pairs(settings, reader, moment, report))

@@ -44,6 +44,23 @@ _Raw = tuple[str, int, int, int, str | None, int]
 _Key = tuple[Any, ...]  # a row without its local part, or several such rows
 
 
+def never_read(settings: Settings, reader: Reader) -> tuple[list[str], bool]:
+    """Directories of enabled domains without a listing, by name (`NAME (DOMAIN)` where others of it were read), and
+    whether there is no other."""
+    used = [
+        (name, domain.name)
+        for domain in settings.domains.values()
+        if domain.enabled == "yes"
+        for name in (*domain.local, *domain.remote)
+    ]
+    found = {
+        f"{name} ({domain})" if reader.loaded(name) else name: None
+        for name, domain in used
+        if not reader.loaded(name, domain)
+    }
+    return sorted(found), not any(reader.loaded(name) for name, _ in used)
+
+
 class Snapshot:
     """What the index holds, for one build. Implements `Knowledge`; raises nothing that the reader does not."""
 
@@ -78,11 +95,11 @@ class Snapshot:
     def targets(self, domain: str, local: str, directory: str) -> Sequence[str]:
         return self.reader.targets(domain, local, directory)
 
-    def loaded(self, directory: str) -> bool:
-        return self.reader.loaded(directory)
+    def loaded(self, directory: str, domain: str) -> bool:
+        return self.reader.loaded(directory, domain)
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
-        return self._no.get(directory, False)
+        return self._no.get(directory, False) and self.reader.loaded(directory, domain)
 
     def same_entry(self, directory: str, entry: int) -> Sequence[tuple[str, str]]:
         return self.reader.addresses_of_entry(directory, entry)

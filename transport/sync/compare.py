@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from transport.config.settings import Directory, Settings
-from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, Source
+from transport.directories.base import DirectoryError, DirectoryTimeout, Listing, PartsError, Source
 from transport.index.faults import IndexFault, fault_of
 from transport.index.writer import Writer
-from transport.sync import canaries, claims, write
+from transport.sync import canaries, claims, parts, write
 from transport.sync.guards import Case, judge
 from transport.sync.report import SyncReport
 from transport.sync.stage import DIGEST, Stage
@@ -48,16 +48,18 @@ def compare(
     stage: Stage | None = None
     try:
         stage = Stage(connection, writer)
-        listing = source.list()
         moment = time.time() if now is None else now
+        listing = _listed(writer, connection, directory, source, report, moment)
         waves = sum(wave.at <= moment for wave in settings.waves)
         known = _known(connection, directory, waves) if accept is None and not dry_run else b""
         with contextlib.closing(listing):
             stage.read(listing.records, listing.skipped, spool=bool(known), progress=progress)
+        stage.leave(listing.parts)
         if writer.instance != instance:  # the domains have other numbers in the new file
             raise IndexFault(f"{writer.path} was rebuilt meanwhile", "the directory is read again")
         report.listing = time.monotonic() - began
         report.server, report.content_time, report.cookie = listing.server, listing.content_time, listing.cookie
+        report.unread = parts.unread(listing.parts)
         if progress is not None:
             connection.set_progress_handler(partial(_alive, progress, stage), 1_000_000)
         if known != stage.digest:
@@ -71,7 +73,7 @@ def compare(
                 _still_wanted(progress, stage)
                 if _known(connection, directory, waves) != known:
                     raise IndexFault("it was changed by another sync meanwhile", "it is tried again")
-                _same(connection, directory, listing, report, moment)
+                _same(writer, connection, directory, listing, report, moment)
         report.skipped = listing.skipped.count
         if report.generation is not None or report.first_load:
             writer.checkpoint(always=report.first_load)
@@ -137,7 +139,25 @@ def _known(connection: sqlite3.Connection, directory: Directory, waves: int) -> 
     return digest if not while_ or while_ == write.state_of(int(row[1]), waves) else b""
 
 
+def _listed(
+    writer: Writer,
+    connection: sqlite3.Connection,
+    directory: Directory,
+    source: Source,
+    report: SyncReport,
+    now: float,
+) -> Listing:
+    """The listing, begun. Of a directory none of whose domains can be read the "no" of each counts no more."""
+    try:
+        return source.list()
+    except PartsError as fault:
+        if not report.dry_run:
+            report.generation = parts.none_read(writer, connection, directory, fault.parts, now)
+        raise
+
+
 def _same(
+    writer: Writer,
     connection: sqlite3.Connection,
     directory: Directory,
     listing: Listing,
@@ -155,6 +175,8 @@ def _same(
     write.recall_held(connection, number, report)
     write.note_skipped(connection, number, listing.skipped)
     write.note_directory(connection, number, directory, listing, report, emptied, now)
+    if parts.note(connection, number, listing.parts, writer.domain_ids(listing.parts), now):
+        report.generation = writer.bump(connection)
     report.believable = report.believable and not (directory.live and write.doubted(connection, number))
 
 
@@ -196,6 +218,7 @@ def _settle(
         connection.execute("ROLLBACK")
         return
     claims.note_all(connection, number)
+    changed |= parts.note(connection, number, listing.parts, writer.domain_ids(listing.parts), now)
     write.note_skipped(connection, number, listing.skipped)
     if write.note_directory(connection, number, directory, listing, report, emptied, now) or changed:
         report.generation = writer.bump(connection)

@@ -187,7 +187,7 @@ def _emptied(case: Case, emptied: list[tuple[int, int]]) -> set[int]:
         "SELECT c.domain, x.what IS NULL AND r.kind IS NOT NULL FROM canary c"
         " LEFT JOIN temp.diff x ON x.domain = c.domain AND x.local = c.local AND x.what = 'D'"
         " LEFT JOIN recipient r ON r.domain = c.domain AND r.local = c.local AND r.directory = c.directory"
-        " WHERE c.directory = ?",
+        " WHERE c.directory = ? AND c.domain NOT IN (SELECT domain FROM temp.unread)",
         (case.number,),
     ):
         if domain not in names and answers:
@@ -304,7 +304,9 @@ def _suspensions(case: Case) -> None:
     others = not many and any(
         domain not in ended
         for (domain,) in connection.execute(
-            "SELECT DISTINCT domain FROM recipient WHERE directory = ? AND active", (case.number,)
+            "SELECT DISTINCT domain FROM recipient WHERE directory = ? AND active"
+            " AND domain NOT IN (SELECT domain FROM temp.unread)",
+            (case.number,),
         )
     )
     for domain, count in () if others else ended.items():

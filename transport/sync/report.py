@@ -23,12 +23,22 @@ class HeldChange:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadPart:
+    """A domain whose part of the directory could not be read. why, hint: what is wrong, and what to do about it."""
+
+    domain: str
+    why: str
+    hint: str
+
+
 @dataclass(slots=True)
 class SyncReport:
     """One sync of one directory.
 
     Counts are addresses. moved: taken changes of side (LOCAL or RELAY); changed: other taken changes; held: changes
-    that a guard holds back. first: up to 20 addresses of each sort, by its name.
+    that a guard holds back. first: up to 20 addresses of each sort, by its name. unread: domains of it that could not
+    be read, unlike others.
     removals: whether this reading saw who is gone; a table's feed does not.
     error, hint: why nothing was taken, and what to do; "" when the directory was read well. timeout: it did not answer
     in time. broken: the index file itself is damaged. unwritten: it is good, and could not be written to.
@@ -49,6 +59,7 @@ class SyncReport:
     rows: int = 0
     first: dict[str, tuple[str, ...]] = field(default_factory=dict)
     held_changes: tuple[HeldChange, ...] = ()
+    unread: tuple[UnreadPart, ...] = ()
     first_load: bool = False
     dry_run: bool = False
     believable: bool = False
@@ -95,4 +106,7 @@ class SyncReport:
         text = ", ".join(parts) or "no change"
         if self.why:
             text += f"; {self.why}"
+        if self.unread:
+            first = self.unread[0]
+            text += f"; {len(self.unread)} domains could not be read, for example {first.domain}: {first.why}"
         return f"directory {self.directory}: {self.rows} addresses, {text} ({self.duration:.2f} s)"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from transport.address import external
-from transport.directories.base import Skipped
+from transport.directories.base import DirectoryError, Skipped
 from transport.index.writer import Writer
 from transport.record import Kind, Record
 
@@ -29,7 +29,7 @@ _INTS = (0, 1, 2)  # an exact int binds four times as fast as an IntEnum
 
 
 class Stage:
-    """The temporary tables `incoming`, `staged`, `claims`, `diff` and `waved` of one connection.
+    """The temporary tables `incoming`, `staged`, `claims`, `diff`, `waved` and `unread` of one connection.
 
     count: records seen. digest: DIGEST bytes over all of them in the order in which they came.
     """
@@ -59,6 +59,7 @@ class Stage:
             "CREATE TEMP TABLE waved (domain INTEGER NOT NULL, local TEXT NOT NULL, PRIMARY KEY (domain, local))"
             " WITHOUT ROWID"
         )
+        connection.execute("CREATE TEMP TABLE unread (domain INTEGER PRIMARY KEY)")
 
     @property
     def digest(self) -> bytes:
@@ -104,6 +105,14 @@ class Stage:
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("COMMIT")
+
+    def leave(self, parts: Mapping[str, DirectoryError | None]) -> None:
+        """Note which domains' parts of the directory could not be read: what the index has of them stays."""
+        unread = sorted(name for name, fault in parts.items() if fault is not None)
+        if parts:  # another set of them with the same records is another listing
+            self._hash.update(repr((sorted(parts), unread)).encode())
+        ids = self._writer.domain_ids(parts)
+        self.connection.executemany("INSERT INTO temp.unread VALUES (?)", [(ids[name],) for name in unread])
 
     def _insert(self, chunk: list[_Line], skipped: Skipped) -> None:
         """Put a chunk in; a record that is no Unicode text (a lone surrogate out of some export) is left out."""

@@ -63,7 +63,7 @@ def find_differences(connection: sqlite3.Connection, number: int, rows: int, add
     if addresses - new != rows:
         connection.execute(
             "INSERT INTO temp.diff (domain, local, what) SELECT r.domain, r.local, 'D' FROM recipient r"
-            " WHERE r.directory = ? AND NOT EXISTS"
+            " WHERE r.directory = ? AND r.domain NOT IN (SELECT domain FROM temp.unread) AND NOT EXISTS"
             " (SELECT 1 FROM temp.staged s WHERE s.domain = r.domain AND s.local = r.local)",
             (number,),
         )

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many accounts on one cPanel host: what one of them breaks in its own home is its own trouble."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.exim.listener import ask
+from tests.exim.people import Directory
+from tests.exim.tree import put
+from tests.mta.daemon import Splitmx
+from tests.mta.waiting import wait_for
+
+CONFIG = """
+[daemon]
+exim = ["unix:{state}/exim.sock"]
+control = "unix:{state}/control.sock"
+metrics = "unix:{state}/metrics.sock"
+state = "{state}"
+[directories.cp]
+type = "file"
+format = "cpanel"
+path = "ROOT"
+sync_every = "1s"
+[directories.there]
+THERE
+[destinations.cloud]
+hosts = ["192.0.2.9"]
+[domains."acme.example"]
+local = ["cp"]
+remote = ["there"]
+destination = "cloud"
+unknown = "reject"
+[domains."zeta.example"]
+local = ["cp"]
+remote = ["there"]
+destination = "cloud"
+unknown = "reject"
+"""
+HOME = "home/acme/etc/acme.example/passwd"
+WHOLE = "ann:x:1:1::/h:/x\nbob:x:1:1::/h:/x\n"
+
+
+class Host:
+    """A daemon beside a host with the accounts acme and zeta; ann and bob are at acme, zoe at zeta, cloud@ at the other
+    side of both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "host"
+        put(self.root, "etc/userdomains", "acme.example: acme\nzeta.example: zeta\n")
+        put(self.root, "etc/trueuserdomains", "acme.example: acme\nzeta.example: zeta\n")
+        put(self.root, "etc/valiases/acme.example", "info@acme.example: ann@acme.example\n*: :fail: no\n")
+        put(self.root, HOME, WHOLE)
+        put(self.root, "home/zeta/etc/zeta.example/passwd", "zoe:x:1:1::/h:/x\n")
+        self.there = Directory(folder / "there.db")
+        for domain in ("acme.example", "zeta.example"):
+            self.there.add(f"cloud@{domain}")
+        self.state = folder / "state"
+        self.splitmx = Splitmx(CONFIG.replace("ROOT", str(self.root)).replace("THERE", self.there.toml), folder)
+
+    def says(self, recipient: str) -> str:
+        """The decision at the wire."""
+        return ask(self.state / "exim.sock", recipient)["decision"]
+
+    def until(self, recipient: str, decision: str) -> None:
+        """Wait for this decision."""
+        wait_for(lambda: self.says(recipient) == decision, 20, lambda: f"{self.says(recipient)}\n{self.splitmx.tail()}")
+
+
+@pytest.fixture
+def host(folder: Path) -> Iterator[Host]:
+    """It runs when a test has started it."""
+    found = Host(folder)
+    try:
+        yield found
+    finally:
+        found.splitmx.stop()
+
+
+def _giant(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def _many(path: Path) -> None:
+    with path.open("w") as file:
+        file.writelines(f"{n:x}:\n" for n in range(500_002))
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "link": lambda path: path.symlink_to("/nowhere/passwd"),
+    "loop": lambda path: path.symlink_to(path),
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "endless": lambda path: path.symlink_to("/proc/self/pagemap"),
+    "folder": lambda path: path.mkdir(),
+    "giant": _giant,
+    "many": _many,
+    "half": lambda path: path.write_text("ann:x:1:1::/h:/x\nbo"),
+    "zeros": lambda path: path.write_bytes(b"ann:x" + bytes(40)),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_what_a_tenant_breaks_is_his_own(host: Host, what: str) -> None:
+    """His people stay, his strangers are put off, and what happens at the others is seen as ever; once he mends it, so
+    is what happened at his."""
+    host.splitmx.start()
+    for name in ("new@acme.example", "new@zeta.example"):
+        host.until(name, "unknown")
+    path = host.root / HOME
+    path.unlink()
+    BREAKS[what](path)
+    put(host.root, "home/zeta/etc/zeta.example/passwd", "zoe:x:1:1::/h:/x\nnew:x:1:1::/h:/x\n")
+    host.until("new@zeta.example", "local")
+    host.until("new@acme.example", "temp")
+    assert host.says("nobody@zeta.example") == "unknown"
+    assert [host.says(f"{name}@acme.example") for name in ("ann", "bob", "info")] == ["local", "local", "expand"]
+    assert host.says("cloud@acme.example") == "relay"
+    shown = host.splitmx.run("status")
+    line = next(line for line in shown.stdout.splitlines() if line.startswith("! directory cp: acme.example"))
+    assert shown.returncode == 1
+    assert str(path) in line
+    assert "zeta" not in line
+    assert str(path) in host.splitmx.tail(), "the log names the file"
+    if path.is_dir():
+        path.rmdir()
+    put(host.root, "home/acme/etc/acme.example/aside", "ann:x:1:1::/h:/x\nnew:x:1:1::/h:/x\n")
+    os.replace(host.root / "home/acme/etc/acme.example/aside", path)
+    host.until("new@acme.example", "local")
+    host.until("bob@acme.example", "unknown")
+    assert "acme.example" not in host.splitmx.run("status").stdout
+
+
+def test_a_tenant_who_was_never_read(host: Host) -> None:
+    """Broken from the start: who is here is not known, so that nobody of his is relayed or refused; others are served,
+    and his, too, once he mends it."""
+    path = host.root / HOME
+    path.unlink()
+    path.symlink_to("/nowhere")
+    host.splitmx.start()
+    host.until("zoe@zeta.example", "local")
+    host.until("cloud@zeta.example", "relay")
+    host.until("nobody@zeta.example", "unknown")
+    assert {host.says(f"{name}@acme.example") for name in ("ann", "cloud", "nobody")} == {"temp"}
+    path.unlink()
+    path.write_text(WHOLE)
+    for name, decision in (("ann", "local"), ("cloud", "relay"), ("nobody", "unknown")):
+        host.until(f"{name}@acme.example", decision)
+
+
+def test_a_tenant_whose_people_are_all_at_the_other_side(host: Host) -> None:
+    """He was read once: that nobody of his is here is known, and the cloud's people are relayed while his files are
+    broken, over a restart, too."""
+    path = host.root / HOME
+    path.write_text("")
+    put(host.root, "etc/valiases/acme.example", "*: :fail: no\n")
+    put(host.root, "etc/trueuserdomains", "zeta.example: zeta\n")
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    path.unlink()
+    os.mkfifo(path)
+    host.until("new@acme.example", "temp")
+    assert host.says("cloud@acme.example") == "relay"
+    host.splitmx.stop()
+    host.splitmx.start()
+    host.until("zoe@zeta.example", "local")
+    host.until("cloud@acme.example", "relay")
+    assert host.says("new@acme.example") == "temp"
+
+
+def test_when_nobody_of_the_host_can_be_read(host: Host) -> None:
+    """A disk that is not mounted: everybody who was listed stays, and who is not is put off, not refused."""
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    (host.root / "home").rename(host.root / "away")
+    for domain in ("acme.example", "zeta.example"):
+        host.until(f"new@{domain}", "temp")
+        assert host.says(f"cloud@{domain}") == "relay"
+    assert [host.says(name) for name in ("ann@acme.example", "zoe@zeta.example")] == ["local", "local"]
+    assert "is the disk with the accounts mounted" in host.splitmx.run("status").stdout
+    (host.root / "away").rename(host.root / "home")
+    for domain in ("acme.example", "zeta.example"):
+        host.until(f"new@{domain}", "unknown")
+
+
+def test_who_was_not_read_is_no_witness(host: Host) -> None:
+    """Everybody of the other domain is gone while one cannot be read: nobody speaks for the host, so it is held."""
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    host.until("new@acme.example", "temp")
+    (host.root / "etc/trueuserdomains").write_text("acme.example: acme\n")
+    put(host.root, "home/zeta/etc/zeta.example/passwd", "")
+    assert host.splitmx.run("sync", "cp").returncode == 75
+    assert host.says("zoe@zeta.example") == "local"
+    assert "zeta.example: 2 removed held back" in host.splitmx.run("status").stdout
+
+
+def test_without_a_daemon(host: Host) -> None:
+    """`explain` alone knows the same; `check` names file and cure."""
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    alone = host.splitmx.run("explain", "--json", "nobody@acme.example")
+    assert alone.returncode == 75, alone.stdout
+    assert str(path) in alone.stderr
+    assert host.splitmx.run("explain", "zoe@zeta.example").returncode == 0
+    checked = host.splitmx.run("check", timeout=120)
+    assert f"acme.example could not be read: {path}" in checked.stdout, checked.stdout
