@@ -23,7 +23,7 @@ BUILD = "run `splitmx build --for exim`, or let the daemon do it with [static]"
 
 OWN_MACROS = (
     "SPLITMX_SOCKET", "SPLITMX_WAIT", "SPLITMX_CLIENTS", "SPLITMX_CALLOUT", "SPLITMX_INTERFACE", "SPLITMX_HELO",
-    "SPLITMX_CA_FILE", "SPLITMX_LMTP_USER", "SPLITMX_STRIP_EXTENSION",
+    "SPLITMX_CA_FILE", "SPLITMX_LMTP_USER", "SPLITMX_STRIP_EXTENSION", "SRS_SECRET",
 )  # fmt: skip
 """What a site may set as it likes."""
 
@@ -99,6 +99,7 @@ def _expected(exim: Exim, wanted: EximPlan, own: dict[str, str]) -> Exim:
         path = Path(folder) / "exim.conf"
         private = [f"spool_directory = {folder}", f"log_file_path = {folder}/%slog"]
         private += [f"{key} = {exim.settings[key]}" for key in ("exim_user", "exim_group") if key in exim.settings]
+        path.touch(mode=0o600)  # it may hold the site's secret; Exim reads it as whoever calls it
         path.write_text("\n".join([*private, body]))
         try:
             text = run([exim.command[0], "-C", str(path), "-bP", "config"])

@@ -44,6 +44,17 @@ ACL = r"""# Statements for the head of the RCPT ACL, before whatever accepts or 
       {decision=unknown }\
       {SPLITMX_ACL_ANSWER}}
 
+  # A bounce for what this host has forwarded under a sender of its own (SRS) is the site's own business.
+.ifdef SRS_SECRET
+.ifdef _HAVE_NATIVE_SRS
+  warn
+    domains = +splitmx_domains
+    senders = :
+    condition = ${if inbound_srs{$local_part}{SRS_SECRET}}
+    set acl_m_splitmx = decision=pass
+.endif
+.endif
+
   # Neither a known word nor complete, an empty answer among them: try again later.
   defer
     domains = +splitmx_domains

@@ -104,6 +104,20 @@ splitmx_ask:
     {SPLITMX_ANSWER}}SPLITMX_WAS_MADE
   data =
 
+# A bounce for what this host has forwarded under a sender of its own (SRS, by the site's or cPanel's SRS_SECRET): whom
+# it is for only the site's SRS router knows, which may stand behind ours.
+.ifdef SRS_SECRET
+.ifdef _HAVE_NATIVE_SRS
+splitmx_srs:
+  driver = redirect
+  domains = +splitmx_routed
+  senders = :
+  condition = ${if inbound_srs{$local_part}{SRS_SECRET}}
+  address_data = decision=pass
+  data =
+.endif
+.endif
+
 # Neither a known word nor complete, an empty answer among them: later.
 splitmx_trouble:
   driver = redirect
