@@ -222,6 +222,23 @@ def test_leftovers_and_forwarders(root: Path, folder: Path) -> None:
     ]
 
 
+def test_forwarders_left_behind(root: Path, folder: Path) -> None:
+    """Somebody of the cloud whose mailbox here is gone and whose forwarder or autoresponder is not gets no mail: named,
+    unless it leads to the cloud."""
+    there = Directory(folder / "there.db")
+    for name in ("ann", "eva", "uwe", "tom", "carl"):
+        there.add(f"{name}@example.com")
+    put(root, "etc/valiases/example.com",
+        'eva@example.com: "|/usr/local/cpanel/bin/autorespond eva@example.com /home2/acme/.autorespond"\n'
+        "uwe@example.com: friend@foreign.example\nann@example.com: ann@acme.onmicrosoft.example\n"
+        "tom@example.com: :fail: has left\nmine@example.com: friend@foreign.example\n"
+        "carl@example.com: friend@foreign.example\n*: :fail: no\n")  # fmt: skip
+    text = CONFIG.replace("ROOT", str(root)).replace("THERE", there.toml).replace("CLOUD", "192.0.2.1")
+    told = json.loads(Splitmx(text, folder).run("check", "--json", timeout=120).stdout)
+    texts = [finding["text"] for finding in told["findings"] if "forwarder" in finding["text"]]
+    assert [text.split("@")[0] for text in texts] == ["eva", "tom", "uwe"], texts
+
+
 POPS = {
     "apiversion": 3, "func": "list_pops", "module": "Email",
     "result": {

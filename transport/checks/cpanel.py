@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from transport.address import Address
+from transport.address import Address, external
 from transport.checks.dns import Dns, DnsError
 from transport.checks.finding import Finding, error, note, warning
 from transport.config.settings import Domain, FileOptions, Settings
@@ -65,6 +65,7 @@ def findings(settings: Settings, reader: Reader | None = None, dns: Dns | None =
                 found += _routing(tree, owners[domain.name], domain, dns)
                 found += _swallowing(tree, domain)
                 found += _leftovers(tree, owners[domain.name], settings, domain, reader)
+                found += _forwarders(tree, owners[domain.name], settings, domain, reader)
             except DirectoryError as fault:
                 found.append(warning(f"{domain.name}, cPanel below {root}: {fault}", fault.hint))
     return list(dict.fromkeys(found))
@@ -198,3 +199,37 @@ def _leftovers(
     more = max(0, len(moved) - SHOWN) + max(0, len(both) - SHOWN)
     if more:
         yield warning(f"and {more} more mailboxes of {domain.name} like these")
+
+
+def _forwarders(
+    tree: Tree, account: str, settings: Settings, domain: Domain, reader: Reader | None
+) -> Iterator[Finding]:
+    """Forwarders and autoresponders of people at the other side who have no mailbox here: they count as here."""
+    if reader is None or not domain.destination:
+        return
+    now = time.time()
+    router, snapshot = Router(settings), Snapshot(settings, reader, now)
+    envelopes = {destination.envelope for destination in settings.destinations.values() if destination.envelope}
+    boxes = [*tree.mailboxes(account, domain.name), account]
+    mailboxes = {address[:2] for local in boxes if (address := address_in(f"{local}@{domain.name}"))}
+    found: list[str] = []
+    for name, words in tree.aliases(domain.name).entries.items():
+        address = address_in(name if "@" in name else f"{name}@{domain.name}")
+        if address is None or address.domain != domain.name or address[:2] in mailboxes:
+            continue
+        rows = snapshot.rows(address.domain, address.local)
+        if not any(row.directory in domain.remote for row in rows) or any(row.location for row in rows):
+            continue
+        if router.decide(snapshot, Address(*address), now, observing=True).verdict is Verdict.RELAY:
+            continue  # a wave says so
+        targets = [target for word in words if (target := address_in(word))]
+        if not any(target.domain in envelopes for target in targets):
+            found.append(external(address.local, address.domain))
+    for text in sorted(found)[:SHOWN]:
+        yield error(
+            f"{text} is listed at {domain.destination} and has a forwarder or an autoresponder here, but no mailbox:"
+            f" its mail goes there, and not to {domain.destination}",
+            "cPanel > Forwarders or Autoresponders: delete it, or set a location",
+        )
+    if len(found) > SHOWN:
+        yield warning(f"and {len(found) - SHOWN} more forwarders of {domain.name} like these")
