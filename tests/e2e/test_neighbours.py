@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.site import Cleaned, Site
 from tests.e2e.test_filter import with_filter
+from tests.mta.milter import Milter
 from tests.mta.places import new_address
 from tests.mta.recording import RecordingSmtp, certificate, tls_context
 from tests.mta.sending import OUTSIDE
@@ -238,3 +239,39 @@ def test_restrictions_under_a_name_of_the_sites_own(cleaned: Cleaned) -> None:
     assert list(sent.codes.values()) == [550, 250]
     assert site.send("zed@example.com", client="127.0.0.1", probe=True).codes == {"zed@example.com": 250}
     assert site.check() == []
+
+
+def test_a_milter_adds_and_takes_off_recipients(cleaned: Cleaned) -> None:
+    """An alias that a milter adds is expanded and routed, who it takes off gets nothing, whom it refuses is refused,
+    and what it put on hold goes on when it is released."""
+    milter = Milter(remove=["bea@example.com"], add=["b.jones@example.com"], refuse=["carl@example.com"], hold="odd")
+    cleaned(milter.stop)
+    site = Site(cleaned, settings={"smtpd_milters": milter.place}).install()
+
+    sent = site.send("a.smith@example.com", "bea@example.com", "carl@example.com")
+
+    assert list(sent.codes.values()) == [250, 250, 550]
+    wait_for(lambda: [mail["queue_name"] for mail in site.mta.queued()] == ["hold"], 20, site.tails)
+    site.mta.command("postsuper", "-H", "ALL")
+    site.arrives(sent, here=["ann@example.com"], there=["bob@example.com"])
+
+
+def test_a_milter_that_takes_an_alias_off(cleaned: Cleaned) -> None:
+    """Who is named beside an alias keeps the mail when a milter takes the alias off, where the site has set what that
+    takes."""
+    milter = Milter(remove=["a.smith@example.com"])
+    cleaned(milter.stop)
+    site = Site(cleaned, settings={"smtpd_milters": milter.place, "enable_original_recipient": "yes"}).install()
+
+    sent = site.send("a.smith@example.com", "ann@example.com")
+
+    site.arrives(sent, here=["ann@example.com"])
+    assert site.check() == []
+
+
+@pytest.mark.parametrize("parameter", ["smtpd_milters", "non_smtpd_milters"])
+def test_what_milters_have_to_know(cleaned: Cleaned, parameter: str) -> None:
+    """Beside milters `postfix show` says what enable_original_recipient = no means for them."""
+    site = Site(cleaned, settings={parameter: "inet:192.0.2.1:10025"})
+
+    assert "# note: enable_original_recipient = no beside milters" in site.show()

@@ -160,6 +160,26 @@ TRAPS: dict[str, tuple[Change, str, dict[str, Any]]] = {
         {"domain": {"role": '"secondary"'}},
     ),
     "everybody's mail waits with ours": (put(always_bcc="ann@example.com"), "mail of every domain is put off", {}),
+    "other mail is copied to us": (
+        put(sender_bcc_maps="inline:{{@other.test=archive@example.com}}"),
+        "copies mail (@other.test) to archive@example.com: with the daemon stopped that mail is put off",
+        {},
+    ),
+    "mail for others is copied to us": (
+        put(recipient_bcc_maps="static:ann"),
+        "to ann: with the daemon stopped",
+        {"settings": {"myorigin": "example.com"}},
+    ),
+    "who sends has to be listed": (
+        put(smtpd_reject_unlisted_sender="yes"),
+        "main.cf has reject_unlisted_sender: with the daemon stopped",
+        {},
+    ),
+    "who sends has to be listed, by -o": (
+        override("{ip}:25/inet/smtpd_sender_restrictions=permit_mynetworks,reject_unlisted_sender"),
+        "25/inet has reject_unlisted_sender: with the daemon stopped",
+        {},
+    ),
     "postmaster gets the bounces": (
         put(biff="no"),
         "has no setting for another address",
@@ -308,3 +328,14 @@ def test_restrictions_by_a_name(cleaned: Cleaned) -> None:
     override("{ip}:25/inet/smtpd_recipient_restrictions=$mx_recipient_restrictions")(site)
 
     assert not has(site, "without the policy service")
+
+
+def test_aliases_of_the_site_make_no_copies(cleaned: Cleaned) -> None:
+    """With dual delivery the site's own alias tables are noted: whom they lead to people of ours gets no copy."""
+    site = prepared(
+        cleaned, domain={"delivery": '"dual"'}, settings={"virtual_alias_maps": "inline:{a@b.test=c@d.test}"}
+    )
+
+    done = site.splitmx.run("postfix", "check", "--config-directory", str(site.mta.config))
+
+    assert "note: virtual_alias_maps: an address that inline:{a@b.test=c@d.test} brings to people" in done.stdout

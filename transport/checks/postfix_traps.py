@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -172,13 +173,40 @@ class _Traps:
 
     def dependents(self) -> Iterator[Finding]:
         """Mail of other domains that would wait for us too."""
-        if self.plan.deploy != "live":
+        if self.plan.deploy != "live" or not self.domains:
             return  # files answer for listed addresses
-        address = self.postfix.full("always_bcc").lower()
+        hint = "deploy both, or name an address of another domain"
+        address = self.postfix.full("always_bcc")
+        if address and self._of_ours(address):
+            yield warning(f"always_bcc = {address}: with the daemon stopped mail of every domain is put off", hint)
+        for parameter in ("sender_bcc_maps", "recipient_bcc_maps"):
+            for table in split_list(self.postfix.full(parameter)):
+                rows = None if self.is_ours(table) else self.postfix.rows(table)
+                hits = [(key, value) for key, value in rows or () if self._of_ours(value) and not self._is_for_us(key)]
+                for key, value in hits[:1]:
+                    yield warning(f"{parameter}: {table} copies mail ({key}) to {value}: with the daemon stopped that "
+                                  "mail is put off, whatever its domain", hint)  # fmt: skip
+        for place in ("main.cf", *(service.key for service in self.postfix.receivers)):
+            if self._rejects_unlisted_senders(place):
+                yield warning(f"{place} has reject_unlisted_sender: with the daemon stopped who sends by an address of "
+                              f"{self.domains[0].name} is put off, to whatever domain", "deploy both")  # fmt: skip
+
+    def _of_ours(self, address: str) -> bool:
         name = fold_domain(address.rpartition("@")[2] if "@" in address else self.postfix.full("myorigin")) or ""
-        if address and any(name == d.name for d in self.domains):
-            yield warning(f"always_bcc = {address}: with the daemon stopped mail of every domain is put off",
-                          "deploy both, or name an address of another domain")  # fmt: skip
+        return any(name == domain.name for domain in self.domains)
+
+    def _is_for_us(self, key: str) -> bool:
+        return "@" in key and self._of_ours(key)
+
+    def _rejects_unlisted_senders(self, place: str) -> bool:
+        """smtpd_reject_unlisted_sender, or the restriction of that name (postconf(5)), in main.cf or by `-o`."""
+        name, service = (
+            "smtpd_reject_unlisted_sender",
+            next((s for s in self.postfix.receivers if s.key == place), None),
+        )
+        values = self.postfix.expanded if service is None else service.expanded
+        lists = (value for parameter, value in values.items() if re.match(r"smtpd_\w+_restrictions$", parameter))
+        return values.get(name) == "yes" or any("reject_unlisted_sender" in split_list(value) for value in lists)
 
     def delimiter(self) -> Iterator[Finding]:
         """Both must cut addresses at the same place."""
@@ -229,6 +257,9 @@ class _Traps:
             return
         for domain in copying:
             yield from self._bcc(domain)
+        for table in [t for t in split_list(self.postfix.full("virtual_alias_maps")) if not self.is_ours(t)][:1]:
+            yield note(f"virtual_alias_maps: an address that {table} brings to people of {copying[0].name}, and no "
+                       "directory lists, makes no copies: recipient_bcc_maps is asked for it alone")  # fmt: skip
 
     def _bcc(self, domain: Domain) -> Iterator[Finding]:
         hint = "one value per address: move the archive to always_bcc or sender_bcc_maps, or end dual delivery"

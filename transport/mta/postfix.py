@@ -148,14 +148,20 @@ class Postfix:
 
     def keys(self, table: str) -> list[str] | None:
         """Every key of a table that can be listed (indexed files, text files, patterns); None for all others."""
+        rows = self.rows(table)
+        return None if rows is None else [key for key, _ in rows]
+
+    def rows(self, table: str) -> list[tuple[str, str]] | None:
+        """The same with the values."""
         plain = table.removeprefix("proxy:")
         kind, _, rest = plain.partition(":")
         if kind in ("texthash", "regexp", "pcre", "cidr"):
-            return text_keys(rest)
+            return text_rows(rest)
         if kind == "inline":
-            return [item.strip("{} ").partition("=")[0].strip() for item in split_list(rest.strip("{}"))]
+            items = (item.strip("{} ").partition("=") for item in split_list(rest.strip("{}")))
+            return [(key.strip(), value.strip()) for key, _, value in items]
         if kind in ("static", "fail"):
-            return ["*"]
+            return [("*", rest)]
         if kind not in ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm"):
             return None
         try:
@@ -171,7 +177,8 @@ class Postfix:
             return None
         if done.returncode:
             return None
-        return [line.partition("\t")[0] for line in done.stdout.splitlines()]
+        lines = (line.partition("\t") for line in done.stdout.splitlines())
+        return [(key, value) for key, _, value in lines]
 
     def classes(
         self, domains: Sequence[str], leave_out: Callable[[str], bool] = lambda entry: False
@@ -245,14 +252,15 @@ def _with_files(entries: Iterable[str]) -> Iterable[str]:
                 yield from split_list(line)
 
 
-def text_keys(path: str) -> list[str]:
-    """The first words of a map's source text; continuation lines and comments are left out."""
+def text_rows(path: str) -> list[tuple[str, str]]:
+    """The first words of a map's source text, each with the rest of its line; no comments, no continued lines."""
     try:
         text = Path(path).read_text("utf-8", "replace")
     except OSError:
         return []
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return [line.split(None, 1)[0] for line in lines if not line[0].isspace()]
+    cut = [line.split(None, 1) for line in lines if not line[0].isspace()]
+    return [(words[0], words[1].strip() if len(words) > 1 else "") for words in cut]
 
 
 def split_list(text: str) -> list[str]:

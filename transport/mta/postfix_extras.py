@@ -155,12 +155,26 @@ def limits(planner: Planner) -> None:
     planner.set(
         "virtual_alias_expansion_limit", str(wanted), "above the largest group; Postfix defers larger ones for ever"
     )
-    planner.set(
-        "enable_original_recipient", "no", "once is once, by alias and group too; costs the X-Original-To header"
-    )
+    once(planner)
     if RELAY in planner.plan.classes.values():
         why = "no flush log for each deferral to the other side; ETRN of other domains stays"
         planner.set("fast_flush_domains", ", ".join(others_flushed(planner)), why)
+
+
+def once(planner: Planner) -> None:
+    """Nobody gets a message twice by alias and group; but where a milter takes an alias off, cleanup(8) then takes off
+    whom it stands for, named too or not (cleanup_del_rcpt in its source): a site's own `yes` stays beside milters.
+    """
+    postfix, name = planner.postfix, "enable_original_recipient"
+    own = [postfix.of(service, "smtpd_milters") for service in postfix.receivers]
+    if any(own) or postfix.full("non_smtpd_milters"):
+        if name in postfix.own and postfix.full(name) == "yes" and not planner.copying():
+            return
+        planner.plan.notes.append(
+            f"{name} = no beside milters: where one takes an alias or a group off a message, its people get nothing, "
+            f"even those who are named beside it. For such a milter set {name} = yes: mail by two ways comes twice"
+        )
+    planner.set(name, "no", "once is once, by alias and group too; costs the X-Original-To header")
 
 
 def others_flushed(planner: Planner) -> list[str]:
