@@ -14,7 +14,7 @@ import pytest
 from tests.servers import SambaAd, Slapd
 from tests.servers.samba import SUFFIX
 from transport.config.settings import LdapOptions
-from transport.directories import ldap_connect
+from transport.directories import ldap_connect, ldap_sync
 from transport.directories.base import Changes
 from transport.directories.ldap import LdapSource
 from transport.record import Record
@@ -136,6 +136,30 @@ def test_a_moved_folder_is_compared(server: Slapd, tmp_path: Path) -> None:
     server.person("eve", "eve@example.com", ou="team,ou=people")
     again.follow()
     assert again.is_true()
+
+
+def test_a_folder_that_is_moved_while_changes_are_read(
+    server: Slapd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the look at contextCSN and before the changes themselves: it is compared all the same."""
+    server.ldif(f"dn: ou=later,{server.suffix}\nobjectClass: organizationalUnit\nou: later\n")
+    server.person("new", "new@example.com", ou="later")
+    server.person("ann", "ann@example.com")
+    options = replace(options_of(server, tmp_path), base=server.base)
+    mirror = Mirror(LdapSource("corp", options))
+    mirror.follow()
+    look = ldap_sync.context_csn
+
+    def look_then_move(*words: Any) -> list[str]:
+        found = look(*words)
+        move = f"changetype: modrdn\nnewrdn: ou=later\ndeleteoldrdn: 1\nnewsuperior: {server.base}\n"
+        server.ldif(f"dn: ou=later,{server.suffix}\n{move}")
+        return found
+
+    monkeypatch.setattr(ldap_sync, "context_csn", look_then_move)
+    changes = mirror.source.changes(mirror.cookie, 1000)
+    assert changes.full_needed
+    assert "folder" in changes.why
 
 
 def test_members_come_and_go_unseen(tmp_path: Path) -> None:

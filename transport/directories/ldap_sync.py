@@ -102,7 +102,8 @@ def content_sync(
     elif refresh.present is None and refresh.cookie not in ("", cookie) and not refresh.deletes:
         # a present phase without one present entry would mean that everybody is gone
         return doubt(link, "the server says that no entry is present any more")
-    if now != since and folder_changed(link, options.base, since, refresh.states):
+    written = now != since or refresh.cookie not in ("", cookie)  # the latter: since contextCSN was read
+    if written and folder_changed(link, options.base, since, refresh.states):
         return doubt(link, FOLDER)
     upserts = upserts_of(link, options, entries, refresh.states)
     if upserts is None:
