@@ -16,6 +16,7 @@ from transport.directories.ldap_entries import Entries
 from transport.directories.ldap_places import SYNC_REQUEST, stamps_at
 from transport.directories.ldap_sync import content_sync, context_csn
 from transport.directories.ldap_told import ACTIVE_DIRECTORY, doubt, packed, root_of
+from transport.directories.ldap_unseen import ahead
 from transport.directories.ldap_usn import usn_changed, usn_mark
 
 
@@ -28,7 +29,8 @@ def first_cookie(link: Link, options: LdapOptions) -> bytes:
         if SYNC_REQUEST in root.get("supportedControl", ()):
             stamps = context_csn(link, root, options.base)
             if stamps and stamps_at(link, options.base) is not None:
-                return packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}"})
+                part = {"part": True} if ahead(stamps) else {}
+                return packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}", **part})
     except DirectoryError:
         pass  # a listing needs no mark: without one every sync is a compare
     return b""

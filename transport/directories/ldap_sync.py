@@ -16,7 +16,7 @@ from transport.directories.ldap_entries import Entries, dn_key
 from transport.directories.ldap_places import SYNC_REQUEST
 from transport.directories.ldap_request import tlv
 from transport.directories.ldap_told import FOLDER, doubt, only, packed, root_of, upserts_of
-from transport.directories.ldap_unseen import by_membership, folder_changed, stamps_of
+from transport.directories.ldap_unseen import ahead, by_membership, folder_changed, stamps_of
 
 _SYNC_STATE = "1.3.6.1.4.1.4203.1.9.1.2"
 _SYNC_DONE = "1.3.6.1.4.1.4203.1.9.1.3"
@@ -110,6 +110,8 @@ def content_sync(
         return doubt(link, "groups with many members changed")
     if refresh.present is not None:
         refresh.present.update(refresh.states)
+    if ahead(now.values()):
+        mark = {**mark, "part": True}  # until the next compare: what was not told by then is not told later either
     whole = not by_membership(wanted) and not mark.get("part")
     return Changes(
         upserts=upserts,

@@ -2,13 +2,14 @@
 """What an LDAP server's changes do not show: people who come or go while their own entries stay as they are.
 
 A folder that is moved takes along whoever is below it, and who enters a group gets another `memberOf`: neither touches
-the entryCSN or uSNChanged of the people concerned.
+the entryCSN or uSNChanged of the people concerned. Nor do they show what was written while the clock was behind.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from time import gmtime, strftime, time
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from ldap3.utils.conv import escape_filter_chars
 from transport.directories.ldap_connect import BULK, Link
 
 _MEMBERSHIP = re.compile(r"[(&|!]\s*memberOf\b", re.IGNORECASE)
+_CLOCKS = 5.0  # seconds by which clocks may differ
 _FOLDERS = frozenset((b"organizationalunit", b"container"))
 
 
@@ -28,6 +30,13 @@ def by_membership(wanted: str) -> bool:
 def stamps_of(values: Iterable[str]) -> dict[str, str]:
     """Change stamps by provider: `time#count#sid#mod`, with fields of fixed width (draft-chu-ldap-csn)."""
     return {stamp.split("#")[2]: stamp for stamp in values if stamp.count("#") == 3}
+
+
+def ahead(stamps: Iterable[str]) -> bool:
+    """Whether one of these stamps is of a time to come, of a clock that was wrong: what is written before that time
+    gets a smaller one, and content sync (RFC 4533) as slapd does it tells nothing of that."""
+    soon = strftime("%Y%m%d%H%M%S", gmtime(time() + _CLOCKS))
+    return any(stamp > soon for stamp in stamps)
 
 
 def folder_changed(link: Link, base: str, since: Mapping[str, str], seen: Collection[bytes]) -> bool:
