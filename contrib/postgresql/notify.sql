@@ -15,7 +15,8 @@
 --
 -- What it costs: PostgreSQL takes one lock per database while a transaction that notified commits, so these
 -- transactions commit one after another. For a table that changes some hundred times a second, do without. A
--- read-only standby cannot LISTEN: splitmx then goes on as if this were not here.
+-- read-only standby cannot LISTEN: splitmx then goes on as if this were not here. On a subscriber of logical
+-- replication these triggers do not fire: install this at the publisher, and let splitmx read there.
 --
 -- To take it out again:
 --     DROP TRIGGER splitmx_insert ON recipients;   (also splitmx_update, splitmx_delete, splitmx_truncate)

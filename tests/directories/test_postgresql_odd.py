@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.mta.waiting import wait_for
@@ -317,3 +318,16 @@ def test_addresses_that_are_no_text_are_a_fault_with_its_cure(
     with pytest.raises(DirectoryError, match="lower") as caught:
         source.ask(NAMES, 2)
     assert "CAST(" in caught.value.hint
+
+
+def test_who_listens_may_be_idle(postgres: Postgres) -> None:
+    """`idle_session_timeout` ended it again and again, and what was notified before it came back was found late."""
+    url = postgres.database("listening", "ALTER DATABASE listening SET idle_session_timeout = '300ms'")
+    listener = Listener(Directory("here", "sql", SqlOptions(url, "SELECT 1"), b""))
+    with psycopg.connect(host=postgres.host, port=postgres.port, user="postgres", dbname="listening") as other:
+        number = other.info.backend_pid
+        other.commit()
+        wait_for(lambda: not postgres.sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {number}").strip(), 30)
+    postgres.sql("NOTIFY splitmx", "listening")
+    wait_for(lambda: bool(listener.received()), 30)
+    listener.close()

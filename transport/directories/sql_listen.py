@@ -20,7 +20,7 @@ from transport.config.settings import Directory, SqlOptions
 from transport.directories.base import DirectoryError
 from transport.directories.schemas import sql_options
 from transport.directories.sql_connect import LIVE, engine_of, fault_of, opened, with_present_password
-from transport.directories.sql_driver import end_call
+from transport.directories.sql_driver import drivers_errors, end_call
 from transport.directories.sql_pooler import is_pooled, passes_notifications_on
 from transport.directories.watchdog import Guard
 
@@ -63,6 +63,9 @@ class Listener:
             if pooled and not self._is_passed_on(engine, raw, options.url):
                 raise CannotListenError("a pooler stands before it that passes no notifications on")
             with Guard(LIVE, lambda: end_call(raw)):
+                if not pooled:  # it is idle by its nature; PostgreSQL 13 and older do not know this word
+                    with contextlib.suppress(drivers_errors(raw)):
+                        raw.execute("SET idle_session_timeout = 0")
                 raw.execute(f"LISTEN {CHANNEL}")
             self.fileno: int = raw.fileno()
         except (DirectoryError, CannotListenError):
