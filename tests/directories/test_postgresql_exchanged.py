@@ -79,6 +79,23 @@ def test_a_table_that_is_exchanged_when_a_listing_begins(
         assert len(list(source.list().records)) == 100
 
 
+def test_a_materialized_view_that_is_refreshed_is_whole(
+    postgres: Postgres, other: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """Its new rows are for every snapshot: where it is refreshed all the time, it can be listed all the time."""
+    postgres.sql(f"CREATE MATERIALIZED VIEW everybody AS {EVERYBODY}; GRANT SELECT ON everybody TO reader", "exchanged")
+    url = postgres.url_of("exchanged", "reader", postgres.reader_password)
+    with (
+        closing(SqlSource("here", SqlOptions(url, "SELECT * FROM everybody"))) as source,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("REFRESH MATERIALIZED VIEW everybody")
+        reading = pool.submit(lambda: len(list(source.list().records)))
+        wait_for(lambda: postgres.sql("SELECT 1 FROM pg_locks WHERE NOT granted").strip() == "1", 30)
+        other.commit()
+        assert reading.result(30) == 100
+
+
 def test_a_user_who_may_not_read_locks_is_served(postgres: Postgres) -> None:
     """Whether tables were exchanged cannot be told there, as on kin of PostgreSQL; everybody is listed."""
     postgres.database("hardened", "CREATE TABLE r (address text); INSERT INTO r VALUES ('ann@example.com')")

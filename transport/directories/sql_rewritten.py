@@ -24,7 +24,7 @@ _EXCHANGED = text(
     "SELECT CAST(CAST(l.relation AS regclass) AS text) FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation"
     " WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()"
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND (c.oid IS NULL OR (c.relkind IN ('r', 'm')"
+    " AND (c.oid IS NULL OR (c.relkind = 'r'"
     " AND (c.relfilenode NOT IN (0, pg_relation_filenode(c.oid))"
     " OR NOT parse_ident(CAST(CAST(l.relation AS regclass) AS text)) @> ARRAY[CAST(c.relname AS text)]))) LIMIT 1"
 )
