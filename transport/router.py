@@ -111,7 +111,7 @@ class Router:
             wave = self._wave(question, domain, (base, address.domain), rows)
             if not rows and (wave is None or wave.to == "local"):
                 continue
-            whole = not number or self.read(question, order, address.domain)
+            whole = not number or self.read(question, order, domain.name)
             if not whole:  # a longer form may be somebody else's
                 why = f"it may list {external(*address[:2])} by itself"
                 longer = shapes[:number]
@@ -181,9 +181,7 @@ class Router:
             waiting = self.unread(question, domain, address, domain.local, "only a remote directory lists it")
             if waiting is not None:
                 return waiting
-            keep = self.read(
-                question, domain.local, address.domain
-            )  # else it rests on what was said of this very address
+            keep = self.read(question, domain.local, domain.name)  # else it rests on what was said of this very address
             if not domain.destination:
                 return no_destination(domain)
             location = Location(destination=domain.destination)
@@ -263,7 +261,7 @@ class Router:
         ask: list[tuple[str, str, str]] = []
         failed = ""
         for directory in directories:
-            if question.knowledge.loaded(directory, address.domain):
+            if question.knowledge.loaded(directory, domain.name):
                 continue
             for base, _ in shapes or forms(address.local, self.delimiters):
                 believed = question.knowledge.no(directory, address.domain, base)

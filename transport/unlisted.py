@@ -46,7 +46,7 @@ def unlisted(
         if waiting is not None:
             return waiting
         role = _role_address(router, question, domain, common())
-        return role if router.read(question, directories, address.domain) else replace(role, keep=False)
+        return role if router.read(question, directories, domain.name) else replace(role, keep=False)
     believed, ask, failed = _unbelieved(question, address, domain, shapes, match=match)
     if ask:
         return Decision(Verdict.ASK, "not listed; asking live", domain=domain.name, ask=tuple(ask))

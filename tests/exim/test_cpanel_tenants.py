@@ -60,7 +60,11 @@ class Host:
         for domain in ("acme.example", "zeta.example"):
             self.there.add(f"cloud@{domain}")
         self.state = folder / "state"
-        self.splitmx = Splitmx(CONFIG.replace("ROOT", str(self.root)).replace("THERE", self.there.toml), folder)
+        self.splitmx = Splitmx(self.text(CONFIG), folder)
+
+    def text(self, config: str) -> str:
+        """The configuration with this host's places."""
+        return config.replace("ROOT", str(self.root)).replace("THERE", self.there.toml)
 
     def says(self, recipient: str) -> str:
         """The decision at the wire."""
@@ -86,9 +90,14 @@ def _giant(path: Path) -> None:
     os.truncate(path, 1 << 40)
 
 
-def _many(path: Path) -> None:
-    with path.open("w") as file:
-        file.writelines(f"{n:x}:\n" for n in range(500_002))
+def _many(path: Path, end: str = "\n") -> None:
+    with path.open("w", newline="") as file:
+        file.writelines(f"{n:x}:{end}" for n in range(500_002))
+
+
+def _no_folder(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
@@ -100,6 +109,8 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "folder": lambda path: path.mkdir(),
     "giant": _giant,
     "many": _many,
+    "returns": lambda path: _many(path, "\r"),
+    "no folder": _no_folder,
     "half": lambda path: path.write_text("ann:x:1:1::/h:/x\nbo"),
     "zeros": lambda path: path.write_bytes(b"ann:x" + bytes(40)),
 }
@@ -129,6 +140,8 @@ def test_what_a_tenant_breaks_is_his_own(host: Host, what: str) -> None:
     assert str(path) in host.splitmx.tail(), "the log names the file"
     if path.is_dir():
         path.rmdir()
+    elif path.parent.is_file():
+        path.parent.unlink()
     put(host.root, "home/acme/etc/acme.example/aside", "ann:x:1:1::/h:/x\nnew:x:1:1::/h:/x\n")
     os.replace(host.root / "home/acme/etc/acme.example/aside", path)
     host.until("new@acme.example", "local")
@@ -171,6 +184,44 @@ def test_a_tenant_whose_people_are_all_at_the_other_side(host: Host) -> None:
     host.until("zoe@zeta.example", "local")
     host.until("cloud@acme.example", "relay")
     assert host.says("new@acme.example") == "temp"
+
+
+def test_a_home_whose_name_is_no_text(host: Host) -> None:
+    """A folder's name may be any octets: the others are read, and file and cure are named all the same."""
+    home = os.fsencode(host.root) + b"/home/caf\xe9"
+    os.rename(host.root / "home/acme", home)
+    put(host.root, "etc/passwd", b"acme:x:1:1::/home/caf\xe9:/bin/sh\n")
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    os.unlink(home + b"/etc/acme.example/passwd")
+    os.mkfifo(home + b"/etc/acme.example/passwd")
+    host.until("new@acme.example", "temp")
+    assert [host.says(name) for name in ("ann@acme.example", "new@zeta.example")] == ["local", "unknown"]
+    assert "caf\\udce9/etc/acme.example/passwd is no file of cPanel's" in host.splitmx.run("status").stdout
+
+
+@pytest.mark.parametrize("how", ["the host", "itself"])
+def test_a_domain_is_added_that_cannot_be_read(host: Host, how: str) -> None:
+    """A new domain of a directory that was read: whoever of its people is at the other side, too, is not relayed before
+    it is known who is here; then he stays."""
+    host.there.add("zoe@zeta.example")
+    host.splitmx.write(host.text(CONFIG[: CONFIG.index('[domains."zeta.example"]')]))
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    path = host.root / ("etc/userdomains" if how == "the host" else "home/zeta/etc")
+    aside = path.rename(path.with_name("aside"))
+    if how == "itself":
+        path.touch()
+    host.splitmx.write(host.text(CONFIG))
+    host.splitmx.reload()
+    host.until("zoe@zeta.example", "temp")
+    wait_for(lambda: str(path) in host.splitmx.run("status").stdout, 20, host.splitmx.tail)
+    assert [host.says(f"{name}@zeta.example") for name in ("zoe", "cloud", "new")] == ["temp"] * 3
+    assert [host.says(f"{name}@acme.example") for name in ("ann", "cloud")] == ["local", "relay"]
+    path.unlink(missing_ok=True)
+    aside.rename(path)
+    for name, decision in (("zoe", "local"), ("cloud", "relay"), ("new", "unknown")):
+        host.until(f"{name}@zeta.example", decision)
 
 
 def test_when_nobody_of_the_host_can_be_read(host: Host) -> None:

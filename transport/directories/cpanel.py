@@ -30,6 +30,7 @@ _LIST_ADDRESSES = (
 )  # fmt: skip
 _LARGEST = 16 << 20  # octets of one file; the largest host's have a few
 _MOST = 500_000  # lines of it: of three octets each they would fill a gigabyte of memory
+_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines takes for the end of one
 _RIGHTS = (
     "let the daemon's user read it and enter its folders: systemd/splitmx-cpanel.conf does, or an ACL on HOME and "
     "HOME/etc with ProtectHome=read-only in the unit"
@@ -67,9 +68,13 @@ class Tree:
                     raise DirectoryError(f"{path} is no file of cPanel's", "who put a pipe, a folder or a giant there?")
                 data = file.read(before.st_size + 1)
                 after = os.fstat(file.fileno())
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             _need_targets(path, path.parent, path.parent.parent)
             return None
+        except NotADirectoryError:  # nobody's mailboxes end with that: there are none without the folder
+            raise DirectoryError(
+                f"{path}: something else stands where a folder should be", "who put it there?"
+            ) from None
         except OSError as fault:
             raise DirectoryError(f"{path}: {fault.strerror}", _RIGHTS) from None
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or len(data) != after.st_size:
@@ -77,7 +82,7 @@ class Tree:
         text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
         if "\0\0" in text:  # what a crash leaves of a file
             raise DirectoryError(f"{path} holds zeros where text should be: it is damaged", "let cPanel write it anew")
-        if text.count("\n") > _MOST:
+        if sum(map(text.count, _ENDS)) > _MOST:
             raise DirectoryError(f"{path} has more than {_MOST} lines", "who filled it?")
         self.newest = max(self.newest, after.st_mtime)
         return text
@@ -257,7 +262,9 @@ def listing(path: Path, domains: Sequence[str]) -> Listing:
         try:
             records += _domain(tree, owners[domain], domain, skipped)
         except DirectoryError as fault:
-            parts[domain] = fault
+            # a folder's name may be no text, which neither the index nor the log takes
+            what = fault.what.encode("utf-8", "backslashreplace").decode()
+            parts[domain] = DirectoryError(what, fault.hint)
     owned = [parts[domain] for domain in domains if domain in owners]
     if owned and None not in owned:
         raise PartsError(parts)

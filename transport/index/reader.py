@@ -53,7 +53,9 @@ class Reader(Survey):
         self._fingerprints: Mapping[str, bytes] = {}
         self._names = {}
         self._loaded: frozenset[str] = frozenset()
-        self._unread: dict[tuple[str, str], bool] = {}  # (directory, domain): whether an earlier reading had it
+        # directories that are read domain by domain, their numbers, and what was looked up of such domains
+        self._parted: dict[str, int] = {}
+        self._parts: dict[tuple[str, str], tuple[bool, bool]] = {}
         self._domains: dict[str, int] = {}
         self._last_domain = 0
         self._single: dict[_Raw, tuple[Row, ...]] = {}
@@ -188,17 +190,19 @@ class Reader(Survey):
         assert self._connection is not None
         names: dict[int, str] = {}
         loaded = set()
-        for number, name, fingerprint, loaded_at, believable in self._connection.execute(
-            "SELECT id, name, fingerprint, loaded_at, believable FROM directory"
+        parted: dict[str, int] = {}
+        for number, name, fingerprint, loaded_at, believable, parts in self._connection.execute(
+            "SELECT id, name, fingerprint, loaded_at, believable,"
+            " EXISTS (SELECT 1 FROM part p WHERE p.directory = d.id) FROM directory d"
         ):
             if self._fingerprints.get(name) == fingerprint and loaded_at is not None:
                 names[number] = name
                 if believable:
                     loaded.add(name)
-        unread = self._connection.execute(
-            "SELECT p.directory, d.name, p.known FROM part p JOIN domain d ON d.id = p.domain WHERE p.why <> ''"
-        )
-        self._unread = {(names[number], name): bool(known) for number, name, known in unread if number in names}
+                if parts:
+                    parted[name] = number
+        self._parted = parted
+        self._parts.clear()
         if names != self._names:
             self._single.clear()
         self._names = names
@@ -233,7 +237,8 @@ class Reader(Survey):
         connection, self._connection, self._cursor = self._connection, None, None
         self._names = {}
         self._loaded = frozenset()
-        self._unread = {}
+        self._parted = {}
+        self._parts.clear()
         self._domains = {}
         self._last_domain = 0
         self._seen_domain = ""
@@ -299,11 +304,35 @@ class Reader(Survey):
     def loaded(self, directory: str, domain: str = "") -> bool:
         """Whether this directory's rows (of this domain) are all here, under the fingerprint in use, and an absence
         means something: they were read once."""
-        return directory in self._loaded and self._unread.get((directory, domain), True)
+        if directory not in self._loaded:
+            return False
+        if directory not in self._parted or not domain:
+            return True
+        found = self._part(directory, domain)
+        return found is not None and found[0]
 
     def read_last(self, directory: str, domain: str) -> bool:
-        """Whether the last reading of the directory could read this domain of it, too."""
-        return (directory, domain) not in self._unread
+        """Whether the last reading of the directory could read this domain of it, too (or the one that it is below)."""
+        if directory not in self._parted:
+            return True
+        while domain:
+            found = self._part(directory, domain)
+            if found is not None:
+                return found[1]
+            domain = domain.partition(".")[2]
+        return False
+
+    def _part(self, directory: str, domain: str) -> tuple[bool, bool] | None:
+        """Whether any reading, and whether the last one, could read this domain; None: no reading was to read it, it is
+        new in the settings."""
+        found = self._parts.get((directory, domain))
+        if found is None:
+            for known, read in self._all(
+                "SELECT known, why = '' FROM part WHERE directory = ? AND domain = ?",
+                (self._parted.get(directory), self._domains.get(domain)),
+            ):
+                found = self._parts[directory, domain] = bool(known), bool(read)
+        return found
 
     def holds(self, mark: tuple[str, int]) -> bool:
         """Whether this snapshot is of that very file (instance) and not older than that generation of it."""

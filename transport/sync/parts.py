@@ -54,9 +54,9 @@ def note(connection: sqlite3.Connection, number: int, parts: Parts, ids: Mapping
     return _counting(old) != _counting(new)
 
 
-def _counting(rows: Mapping[int, tuple[bool, str, str, float]]) -> dict[int, bool]:
+def _counting(rows: Mapping[int, tuple[bool, str, str, float]]) -> dict[int, tuple[bool, bool]]:
     """What answers depend on."""
-    return {domain: known for domain, (known, why, _, _) in rows.items() if why}
+    return {domain: (known, not why) for domain, (known, why, _, _) in rows.items()}
 
 
 def none_read(
