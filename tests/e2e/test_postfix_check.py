@@ -54,7 +54,11 @@ def archive(site: Site) -> None:
 
 def override(place: str) -> Change:
     """Set one `-o` of a master.cf service; `{ip}` is filled in."""
-    return lambda site: site.mta.command("postconf", "-P", place.format(ip=site.mta.ip)) and None
+
+    def change(site: Site) -> None:
+        site.mta.command("postconf", "-P", place.format(ip=site.mta.ip))
+
+    return change
 
 
 def own_list(site: Site) -> None:
