@@ -19,7 +19,7 @@ class Knowledge(Protocol):
         """The targets of that directory's row, external form, in their order."""
 
     def loaded(self, directory: str, domain: str) -> bool:
-        """Whether the directory's people of this domain were listed once with its present fingerprint."""
+        """Whether the directory's people of this split domain were listed once with its present fingerprint."""
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
         """Whether its "no" counts for an address without a row: True believed; False it could not be asked in

@@ -239,6 +239,31 @@ def test_when_nobody_of_the_host_can_be_read(host: Host) -> None:
         host.until(f"new@{domain}", "unknown")
 
 
+@pytest.mark.parametrize("how", ["mended", "enabled"])
+def test_a_tenant_who_is_read_for_the_first_time_moves_nobody(host: Host, how: str) -> None:
+    """Mailboxes here of people who are listed at the other side, too, are here at once: there is no other side on which
+    they were before, whether his files were broken from the start or his domain is new in the configuration."""
+    names = [f"both{n}" for n in range(30)]
+    path, whole = host.root / HOME, host.splitmx.config.read_text()
+    for name in names:
+        host.there.add(f"{name}@acme.example")
+    path.write_text(WHOLE[:3] if how == "mended" else "".join(f"{name}:x:1:1::/h:/x\n" for name in names))
+    if how == "enabled":
+        start, end = whole.index('[domains."acme'), whole.index('[domains."zeta')
+        host.splitmx.write(whole[:start] + whole[end:])
+    host.splitmx.start()
+    host.until("nobody@zeta.example", "unknown")
+    if how == "mended":
+        assert host.says("both0@acme.example") == "temp"
+        path.write_text("".join(f"{name}:x:1:1::/h:/x\n" for name in names))
+    else:
+        host.splitmx.write(whole)
+        host.splitmx.reload()
+    for name in names:
+        host.until(f"{name}@acme.example", "local")
+    assert not host.splitmx.run("status", "--json").stdout.count("moved")
+
+
 def test_who_was_not_read_is_no_witness(host: Host) -> None:
     """Everybody of the other domain is gone while one cannot be read: nobody speaks for the host, so it is held."""
     host.splitmx.start()

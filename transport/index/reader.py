@@ -28,6 +28,12 @@ _HOT = (
 _HOT_ENTRY = _HOT.replace(", location", ", location, entry")
 _TARGETS = "SELECT address FROM target WHERE domain = ? AND local = ? AND directory = ? ORDER BY n"
 
+_PARTS = 20_000
+"""Domains of which it is remembered whether they were read: names below ours are anybody's."""
+
+_Part = tuple[bool, bool]
+"""An earlier reading could read the domain; the last one could."""
+
 _Raw = tuple[int, str | None] | tuple[int, str | None, int | None]
 """directory, kind, active and targets in one number, location, and (with `_HOT_ENTRY`) entry."""
 
@@ -53,9 +59,8 @@ class Reader(Survey):
         self._fingerprints: Mapping[str, bytes] = {}
         self._names = {}
         self._loaded: frozenset[str] = frozenset()
-        # directories that are read domain by domain, their numbers, and what was looked up of such domains
-        self._parted: dict[str, int] = {}
-        self._parts: dict[tuple[str, str], tuple[bool, bool]] = {}
+        self._parted: dict[str, int] = {}  # directories that are read domain by domain, their numbers
+        self._parts: dict[tuple[str, str], _Part | None] = {}  # of these, as far as somebody asked
         self._domains: dict[str, int] = {}
         self._last_domain = 0
         self._single: dict[_Raw, tuple[Row, ...]] = {}
@@ -202,7 +207,7 @@ class Reader(Survey):
                 if parts:
                     parted[name] = number
         self._parted = parted
-        self._parts.clear()
+        self._parts = {}
         if names != self._names:
             self._single.clear()
         self._names = names
@@ -237,8 +242,7 @@ class Reader(Survey):
         connection, self._connection, self._cursor = self._connection, None, None
         self._names = {}
         self._loaded = frozenset()
-        self._parted = {}
-        self._parts.clear()
+        self._parted, self._parts = {}, {}
         self._domains = {}
         self._last_domain = 0
         self._seen_domain = ""
@@ -302,37 +306,46 @@ class Reader(Survey):
             return ()
 
     def loaded(self, directory: str, domain: str = "") -> bool:
-        """Whether this directory's rows (of this domain) are all here, under the fingerprint in use, and an absence
-        means something: they were read once."""
+        """Whether this directory's rows are all here, under the fingerprint in use, and an absence means something.
+
+        domain: a split domain whose people are asked for: of a directory that is read domain by domain (cPanel) it has
+        to have been read once.
+        """
         if directory not in self._loaded:
             return False
-        if directory not in self._parted or not domain:
+        if not domain or directory not in self._parted:
             return True
-        found = self._part(directory, domain)
-        return found is not None and found[0]
+        part = self._part(directory, domain)
+        return part is not None and part[0]
+
+    def never_read(self, directory: str, domain: str) -> bool:
+        """Whether the directory was read, and this domain of it never could be."""
+        part = self._part(directory, domain)
+        return part is not None and not part[0]
 
     def read_last(self, directory: str, domain: str) -> bool:
         """Whether the last reading of the directory could read this domain of it, too (or the one that it is below)."""
         if directory not in self._parted:
             return True
         while domain:
-            found = self._part(directory, domain)
-            if found is not None:
-                return found[1]
+            part = self._part(directory, domain)
+            if part is not None:
+                return part[1]
             domain = domain.partition(".")[2]
-        return False
+        return False  # no reading was to read it: it is new in the settings
 
-    def _part(self, directory: str, domain: str) -> tuple[bool, bool] | None:
-        """Whether any reading, and whether the last one, could read this domain; None: no reading was to read it, it is
-        new in the settings."""
-        found = self._parts.get((directory, domain))
-        if found is None:
-            for known, read in self._all(
-                "SELECT known, why = '' FROM part WHERE directory = ? AND domain = ?",
-                (self._parted.get(directory), self._domains.get(domain)),
-            ):
-                found = self._parts[directory, domain] = bool(known), bool(read)
-        return found
+    def _part(self, directory: str, domain: str) -> _Part | None:
+        """What is known of one domain of a directory that is read domain by domain."""
+        if directory not in self._parted:
+            return None
+        key = (directory, domain)
+        if key not in self._parts:
+            values = (self._parted[directory], self._domains.get(domain))
+            found = self._all("SELECT known, why = '' FROM part WHERE directory = ? AND domain = ?", values)
+            if len(self._parts) >= _PARTS:
+                self._parts.clear()
+            self._parts[key] = (bool(found[0][0]), bool(found[0][1])) if found else None
+        return self._parts[key]
 
     def holds(self, mark: tuple[str, int]) -> bool:
         """Whether this snapshot is of that very file (instance) and not older than that generation of it."""

@@ -99,7 +99,7 @@ class Snapshot:
         return self.reader.loaded(directory, domain)
 
     def no(self, directory: str, domain: str, local: str) -> bool | None:
-        return self._no.get(directory, False) and self.reader.loaded(directory, domain)
+        return self._no.get(directory, False) and not self.reader.never_read(directory, domain)
 
     def same_entry(self, directory: str, entry: int) -> Sequence[tuple[str, str]]:
         return self.reader.addresses_of_entry(directory, entry)

@@ -205,7 +205,8 @@ def _settle(
             return
     else:
         write.find_differences(connection, number, rows, addresses)
-        case = Case(connection, number, directory, settings, rows, now, names.__getitem__, accept)
+        new = parts.new(connection, number, listing.parts, writer.domain_ids(listing.parts))
+        case = Case(connection, number, directory, settings, rows, now, names.__getitem__, accept, new=new)
         judge(case)
         changed = write.settle(connection, case, report, canaries_from="staged")
         emptied = case.emptied or (write.was_emptied(connection, number) and not report.rows)

@@ -26,6 +26,7 @@ class Case:
 
     accept: None, or the directories and domains whose changes a human has accepted; empty: all.
     before: held removals of earlier feed batches by domain id, which count with the present ones.
+    new: domains of it that are read for the first time: nobody there was on a side before.
     """
 
     connection: sqlite3.Connection
@@ -37,6 +38,7 @@ class Case:
     name_of: Callable[[int], str]
     accept: Sequence[str] | None = None
     before: dict[int, int] = field(default_factory=dict)
+    new: frozenset[int] = frozenset()
     held: list[HeldChange] = field(default_factory=list)
     emptied: bool = False  # it lists nobody any more, and that was accepted
     lost: bool = False  # it lists nobody any more, and that is not believed
@@ -216,7 +218,7 @@ def _moves(case: Case, counts: dict[int, dict[str, int]], replaced: set[int]) ->
     }
     for domain in counts:
         ours = domain_of(case.settings, case.name_of(domain))
-        if ours is None or case.directory.name not in (*ours.local, *ours.remote):
+        if ours is None or domain in case.new or case.directory.name not in (*ours.local, *ours.remote):
             continue
         flips, strangers = _flips(case, domain, ours, names, domain in replaced)
         if not flips and not strangers:

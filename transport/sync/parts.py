@@ -54,6 +54,15 @@ def note(connection: sqlite3.Connection, number: int, parts: Parts, ids: Mapping
     return _counting(old) != _counting(new)
 
 
+def new(connection: sqlite3.Connection, number: int, parts: Parts, ids: Mapping[str, int]) -> frozenset[int]:
+    """Domains that could be read now, and never before under this fingerprint."""
+    known = {
+        int(domain)
+        for (domain,) in connection.execute("SELECT domain FROM part WHERE directory = ? AND known", (number,))
+    }
+    return frozenset(ids[name] for name, fault in parts.items() if fault is None) - known
+
+
 def _counting(rows: Mapping[int, tuple[bool, str, str, float]]) -> dict[int, tuple[bool, bool]]:
     """What answers depend on."""
     return {domain: (known, not why) for domain, (known, why, _, _) in rows.items()}
