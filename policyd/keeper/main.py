@@ -31,6 +31,7 @@ from policyd.keeper.reloading import Reloading
 from policyd.keeper.static import Static
 from policyd.keeper.status import status
 from policyd.keeper.syncing import Syncing
+from policyd.keeper.unread import Unread
 from policyd.link import Age, LoopChannel, Message, not_asked
 from policyd.loop import new_event_loop, share_heaps, wait_for_others
 from policyd.sockets import Open
@@ -42,7 +43,6 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
-_SAID = 5  # domains that could not be read, of one reading: `status` has them all
 _NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
@@ -67,6 +67,7 @@ class Keeper:
         self.canaries = CanaryStore(self.reader)
         self.queues: dict[str, LiveQueue] = {}
         self.syncs: dict[str, Syncing] = {}
+        self.unread = Unread()
         self.answers = Answers(self, settings)
         self.loops = Loops(state)
         self.observations = Observations(state)
@@ -243,10 +244,7 @@ class Keeper:
             if report.full_needed:
                 log.limited(log.WARNING, f"feed {name}", "changes cannot be followed from here: the whole directory is "
                             "compared", directory=name, why=report.why)  # fmt: skip
-            for one in report.unread[:_SAID]:
-                log.limited(log.WARNING, f"part {name} {one.domain} {one.why.translate(_NO_DIGITS)}",
-                            "a domain of the directory was not read: what was last read of it counts, strangers are "
-                            "put off", directory=name, domain=one.domain, error=one.why, hint=one.hint)  # fmt: skip
+            self.unread.say(report)
             if report.held:
                 log.limited(log.WARNING, f"held {name}", "changes are held back: splitmx sync --dry-run shows them, "
                             "--accept takes them", directory=name, held=report.held,

@@ -279,6 +279,23 @@ def test_who_was_not_read_is_no_witness(host: Host) -> None:
     assert "zeta.example: 2 removed held back" in host.splitmx.run("status").stdout
 
 
+def test_each_is_named_in_the_log(host: Host) -> None:
+    """However many were broken before: nobody's fault stays unnamed."""
+    names = [f"old{n}.example" for n in range(8)]
+    tables = "".join(f'[domains."{name}"]\nlocal = ["cp"]\ndestination = "cloud"\n' for name in names)
+    start = CONFIG.index('[domains."acme.example"]')
+    host.splitmx.write(host.text(CONFIG[:start] + tables + CONFIG[start:]))
+    with (host.root / "etc/userdomains").open("a") as file:
+        file.writelines(f"{name}: gone\n" for name in names)
+    host.splitmx.start()
+    host.until("zoe@zeta.example", "local")
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    for name in (*names, "acme.example"):
+        wait_for(lambda name=name: f"domain={name} " in host.splitmx.log.read_text(), 20, host.splitmx.tail)  # type: ignore[misc]
+
+
 def test_without_a_daemon(host: Host) -> None:
     """`explain` alone knows the same; `check` names file and cure."""
     path = host.root / HOME
