@@ -179,7 +179,8 @@ def _ages(directories: list[dict[str, Any]]) -> Iterator[str]:
     for entry in directories:
         age = entry.get("age")
         state = "not loaded" if not entry.get("loaded") else "loaded" if age is None else f"read {age:.0f} s ago"
-        yield f"    {entry.get('name')}: {state}, {entry.get('rows', 0)} recipients"
+        why = f"; this domain could not be read: {entry['unread']}" if entry.get("unread") else ""
+        yield f"    {entry.get('name')}: {state}, {entry.get('rows', 0)} recipients{why}"
 
 
 def _when(moment: float) -> str:

@@ -126,14 +126,15 @@ def _reasons(settings: Settings, domain: Domain) -> tuple[list[str], list[str]]:
     with index.opened(settings) as at_hand:
         if at_hand.faults:
             raise Later("; ".join(at_hand.faults))
-        unread = [name for name in (*domain.local, *domain.remote) if not at_hand.reader.loaded(name, domain.name)]
+        reader, names = at_hand.reader, (*domain.local, *domain.remote)
+        unread = [n for n in names if not (reader.loaded(n, domain.name) and reader.read_last(n, domain.name))]
         if unread:  # a daemon keeps the index: it has not read them, or by an older configuration
             raise Later(f"not read yet: {', '.join(unread)}; whoever is at the other side is not known", _UNREAD)
         alone = replace(settings, domains=domains)
         remote = _Remote()
         sinks = {name: remote if name == "relay_recipients" else _Nowhere() for name in MAPS}
         now = time.time()
-        survey = Population(alone, Snapshot(alone, at_hand.reader, now), now).write(sinks)
+        survey = Population(alone, Snapshot(alone, reader, now), now).write(sinks)
     if undecided := sum(survey.left_out.values()):
         reasons.append(f"{undecided} recipients cannot be decided: {next(iter(survey.left_out))}")
         remote.first.extend(address for address, _ in survey.first)

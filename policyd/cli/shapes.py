@@ -61,7 +61,7 @@ _EXPLAINED = {
     "records?": [
         {"directory": str, "address": str, "kind": str, "active": bool, "location?": TEXT, "targets?": MAYBE}
     ],
-    "directories?": [{"name": str, "loaded": bool, "rows": int, "age?": MAYBE}],
+    "directories?": [{"name": str, "loaded": bool, "rows": int, "age?": MAYBE, "unread?": TEXT}],
     "maps?": Each({"status": str, "value": str}),
     "exim?": Each(str),
 }  # fmt: skip

@@ -82,6 +82,11 @@ class Answers:
         """How much is known of each directory of a domain, and how old that is."""
         ages, now = self.keeper.ages(), clock.now()
         states = {state.name: state for state in self.keeper.reader.directories()}
+        unread = {
+            part.directory: "; ".join(filter(None, (part.why, part.hint)))
+            for part in self.keeper.reader.unread()
+            if part.domain == domain
+        }
         found = []
         for name in self.keeper.directories_of([domain]) if domain in self.keeper.settings.domains else ():
             state, age = states.get(name), ages.get(name)
@@ -92,6 +97,7 @@ class Answers:
                     "loaded": loaded,
                     "rows": state.rows if state is not None and loaded else 0,
                     "age": now - age.read_at if age is not None and age.read_at is not None else None,
+                    "unread": unread.get(name, "") if loaded else "",
                 }
             )
         return found

@@ -149,6 +149,38 @@ def test_what_a_tenant_breaks_is_his_own(host: Host, what: str) -> None:
     assert "acme.example" not in host.splitmx.run("status").stdout
 
 
+def test_the_reason_is_explained(host: Host) -> None:
+    """`explain` says of a stranger who is put off what is wrong at his domain, and nothing of it at another's."""
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    host.until("new@acme.example", "temp")
+    assert f"this domain could not be read: {path}" in host.splitmx.run("explain", "new@acme.example").stdout
+    assert str(path) not in host.splitmx.run("explain", "new@zeta.example").stdout
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_a_domain_is_not_retired_unread(host: Host, daemon: bool) -> None:
+    """The cPanel host is the other side: whether nobody is there is not known while the domain cannot be read."""
+    config = CONFIG.replace('local = ["cp"]\nremote = ["there"]', 'local = ["there"]\nremote = ["cp"]')
+    host.splitmx.write(host.text(config))
+    path = host.root / HOME
+    path.write_text("")
+    put(host.root, "etc/valiases/acme.example", "*: :fail: no\n")
+    put(host.root, "etc/trueuserdomains", "zeta.example: zeta\n")
+    assert host.splitmx.run("retire", "--dry-run", "acme.example").returncode == 0
+    path.unlink()
+    os.mkfifo(path)
+    if daemon:
+        host.splitmx.start()
+        wait_for(lambda: str(path) in host.splitmx.run("status").stdout, 20, host.splitmx.tail)
+    done = host.splitmx.run("retire", "--dry-run", "acme.example")
+    assert done.returncode == 75, done.stdout
+    assert "not read yet: cp" in done.stderr
+
+
 def test_a_tenant_who_was_never_read(host: Host) -> None:
     """Broken from the start: who is here is not known, so that nobody of his is relayed or refused; others are served,
     and his, too, once he mends it."""
