@@ -311,6 +311,32 @@ def test_who_was_not_read_is_no_witness(host: Host) -> None:
     assert "zeta.example: 2 removed held back" in host.splitmx.run("status").stdout
 
 
+def test_who_was_not_read_makes_no_majority(host: Host) -> None:
+    """Two of the three domains that could be read are empty at once: that is held back, however many people the one has
+    that could not be read."""
+    sizes = {"acme": 300, "one": 12, "two": 12, "three": 30}
+    lines = "".join(f"{name}.example: {name}\n" for name in (*sizes, "zeta"))
+    put(host.root, "etc/userdomains", lines)
+    for name, size in sizes.items():
+        people = "".join(f"p{n}:x:1:1::/h:/x\n" for n in range(size))
+        put(host.root, f"home/{name}/etc/{name}.example/passwd", people)
+    tables = [
+        f'[domains."{name}.example"]\nlocal = ["cp"]\ndestination = "cloud"\n' for name in ("one", "two", "three")
+    ]
+    host.splitmx.write(host.text(CONFIG) + "".join(tables))
+    host.splitmx.start()
+    host.until("p1@one.example", "local")
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    host.until("new@acme.example", "temp")
+    for name in ("one", "two"):
+        put(host.root, f"home/{name}/etc/{name}.example/passwd", "")
+    host.splitmx.run("sync", "cp")
+    wait_for(lambda: "12 removed held back" in host.splitmx.run("status").stdout, 10, host.splitmx.tail)
+    assert [host.says(f"p1@{name}.example") for name in ("one", "two", "three")] == ["local"] * 3
+
+
 def test_each_is_named_in_the_log(host: Host) -> None:
     """However many were broken before: nobody's fault stays unnamed."""
     names = [f"old{n}.example" for n in range(8)]

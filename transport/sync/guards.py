@@ -196,7 +196,7 @@ def _emptied(case: Case, emptied: list[tuple[int, int]]) -> set[int]:
             others = True
             break
     lost = sum(count for _, count in emptied)
-    many = len(emptied) > 1 and lost > case.directory.shrink_floor and lost > case.directory.max_shrink * case.rows
+    many = len(emptied) > 1 and lost > case.directory.shrink_floor and lost > case.directory.max_shrink * _seen(case)
     if others and not many:
         return set()
     for domain, count in emptied:
@@ -207,6 +207,15 @@ def _emptied(case: Case, emptied: list[tuple[int, int]]) -> set[int]:
         )
         _hold(case, domain, "D", why)
     return names
+
+
+def _seen(case: Case) -> int:
+    """How many rows the domains had that could be read: the others' people prove nothing."""
+    unread = case.connection.execute(
+        "SELECT count(*) FROM recipient WHERE directory = ? AND domain IN (SELECT domain FROM temp.unread)",
+        (case.number,),
+    ).fetchone()[0]
+    return case.rows - int(unread)
 
 
 def _moves(case: Case, counts: dict[int, dict[str, int]], replaced: set[int]) -> None:
@@ -302,7 +311,7 @@ def _suspensions(case: Case) -> None:
             _hold_rows(case, domain, "suspended", _SUSPENDED, count, why)
     if not ended:
         return
-    many = len(ended) > 1 and sum(ended.values()) > directory.max_shrink * case.rows
+    many = len(ended) > 1 and sum(ended.values()) > directory.max_shrink * _seen(case)
     others = not many and any(
         domain not in ended
         for (domain,) in connection.execute(
