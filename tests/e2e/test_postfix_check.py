@@ -343,3 +343,19 @@ def test_aliases_of_the_site_make_no_copies(cleaned: Cleaned) -> None:
     done = site.splitmx.run("postfix", "check", "--config-directory", str(site.mta.config))
 
     assert "note: virtual_alias_maps: an address that inline:{a@b.test=c@d.test} brings to people" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("domain", "text"),
+    [
+        ({"unknown": '"catchall:carl@example.com"'}, "bounces (from <>) to addresses of example.com that"),
+        ({"role": '"secondary"', "outsiders": '"reject"'}, "outsiders' mail for addresses of example.com that"),
+    ],
+)
+def test_addresses_that_the_sites_tables_alone_know(cleaned: Cleaned, domain: dict[str, str], text: str) -> None:
+    """What the policy service refuses before the site's own tables (SRS, say) have their say is noted."""
+    site = Site(cleaned, domain=domain, settings={"recipient_canonical_maps": "inline:{SRS0=x@example.com=a@b.test}"})
+
+    done = site.splitmx.run("postfix", "check", "--config-directory", str(site.mta.config))
+
+    assert f"note: recipient_canonical_maps: {text}" in done.stdout

@@ -35,6 +35,7 @@ def traps(settings: Settings, postfix: Postfix, plan: Plan) -> Iterator[Finding]
     yield from watch.classes()
     yield from watch.dependents()
     yield from watch.delimiter()
+    yield from watch.only_theirs()
     yield from watch.restrictions()
     yield from watch.services()
     yield from watch.copies()
@@ -228,6 +229,18 @@ class _Traps:
                 "and keeps it live",
                 "add virtual, as by default",
             )
+
+    def only_theirs(self) -> Iterator[Finding]:
+        """The policy service refuses some mail for addresses that no directory lists before other tables are asked."""
+        for parameter in ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps"):
+            own = [table for table in split_list(self.postfix.full(parameter)) if not self.is_ours(table)]
+            for domain in self.domains if own else ():
+                outsiders = domain.role == "secondary" and domain.outsiders is Unknown.REJECT
+                what = "outsiders' mail for" if outsiders else "bounces (from <>) to"
+                if outsiders or domain.unknown is Unknown.CATCHALL:
+                    yield note(f"{parameter}: {what} addresses of {domain.name} that {own[0]} alone knows (SRS, say) "
+                               "are refused: list those in a directory, or choose another unknown or outsiders")  # fmt: skip
+                    break
 
     def restrictions(self) -> Iterator[Finding]:
         """The policy service stands before whatever permits."""
