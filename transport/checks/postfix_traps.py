@@ -239,7 +239,7 @@ class _Traps:
                 what = "outsiders' mail for" if outsiders else "bounces (from <>) to"
                 if outsiders or domain.unknown is Unknown.CATCHALL:
                     yield note(f"{parameter}: {what} addresses of {domain.name} that {own[0]} alone knows (SRS, say) "
-                               "are refused: list those in a directory, or choose another unknown or outsiders")  # fmt: skip
+                               "are refused: list those in a directory, or choose another rule")  # fmt: skip
                     break
 
     def restrictions(self) -> Iterator[Finding]:
