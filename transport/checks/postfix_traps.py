@@ -189,8 +189,8 @@ class _Traps:
                                   "mail is put off, whatever its domain", hint)  # fmt: skip
         for place in ("main.cf", *(service.key for service in self.postfix.receivers)):
             if self._rejects_unlisted_senders(place):
-                yield warning(f"{place} has reject_unlisted_sender: with the daemon stopped who sends by an address of "
-                              f"{self.domains[0].name} is put off, to whatever domain", "deploy both")  # fmt: skip
+                yield note(f"{place} has reject_unlisted_sender: with the daemon stopped who sends by an address of "
+                           f"{self.domains[0].name} is put off, to whatever domain; not so deployed both")  # fmt: skip
 
     def _of_ours(self, address: str) -> bool:
         name = fold_domain(address.rpartition("@")[2] if "@" in address else self.postfix.full("myorigin")) or ""
@@ -201,10 +201,8 @@ class _Traps:
 
     def _rejects_unlisted_senders(self, place: str) -> bool:
         """smtpd_reject_unlisted_sender, or the restriction of that name (postconf(5)), in main.cf or by `-o`."""
-        name, service = (
-            "smtpd_reject_unlisted_sender",
-            next((s for s in self.postfix.receivers if s.key == place), None),
-        )
+        name = "smtpd_reject_unlisted_sender"
+        service = next((s for s in self.postfix.receivers if s.key == place), None)
         values = self.postfix.expanded if service is None else service.expanded
         lists = (value for parameter, value in values.items() if re.match(r"smtpd_\w+_restrictions$", parameter))
         return values.get(name) == "yes" or any("reject_unlisted_sender" in split_list(value) for value in lists)
