@@ -119,9 +119,10 @@ def test_the_next_server_is_asked_instead(pair: Pair) -> None:
     source.close()
 
 
-@pytest.mark.parametrize("instead", ["nothing", "a referral"])
+@pytest.mark.parametrize("instead", ["nothing", "a referral", "a refusal"])
 def test_a_server_without_the_base(instead: str) -> None:
-    """A server that lost its database, or sends us elsewhere, is left for the next one, which is listed and asked."""
+    """A server that lost its database, sends us elsewhere or does not let us look is left for the next one, which is
+    listed and asked."""
     ldap_connect._rings.clear()
     first, second = Slapd(), Slapd()
     try:
@@ -132,6 +133,8 @@ def test_a_server_without_the_base(instead: str) -> None:
         if instead == "a referral":
             text = first.conf.read_text().replace(SUFFIX, "dc=other,dc=com")
             first.conf.write_text(f"referral {second.url}\n{text}")
+        if instead == "a refusal":
+            first.conf.write_text(f"require authc\n{first.conf.read_text()}")
         first.start()
         source = LdapSource("corp", LdapOptions((first.url, second.url), base=first.base, filter="(mail=*)"))
         for _ in range(2):
@@ -142,7 +145,7 @@ def test_a_server_without_the_base(instead: str) -> None:
         source.close()
         alone = LdapSource("corp", LdapOptions((first.url,), base=first.base, filter="(mail=*)"))
         for asked in (lambda: list(alone.list().records), lambda: alone.ask([ANN], 2)):
-            with pytest.raises(DirectoryError, match=r"\((32|10)\)"):
+            with pytest.raises(DirectoryError, match=r"\((32|10|53)\)"):
                 asked()
         alone.close()
     finally:

@@ -3,7 +3,7 @@
 
 A replica of OpenLDAP that begins anew (a lost database, a new machine) answers while its provider fills it, and shows
 those who have come so far. Its contextCSN comes last, behind the last entry (RFC 4533 section 3.3.1: the cookie of a
-refresh that is over). Where not even the base has come, another server of `url` may have it.
+refresh that is over). Where not even the base can be read, another server of `url` may do better.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from transport.directories.ldap_places import SYNC_REQUEST, stamps_at
 from transport.directories.ldap_sync import context_csn, names_no_state, suffix_of
 from transport.directories.ldap_told import ACTIVE_DIRECTORY, root_of
 
-_NO_BASE = (10, 32)  # referral, noSuchObject
 _HINT = (
     "is this replica being filled by its provider (may it give everything: size limit)? It is read as soon as it is"
     " full. Else let bind_dn read contextCSN of the suffix, or load it with slapadd -w"
@@ -61,21 +60,11 @@ class Loading:
             raise Broken(DirectoryError(what, _HINT))
 
     def _based(self, link: Link, end: float) -> None:
-        """The one of several servers must have the base."""
+        """Of several servers the one that is asked must have the base, and be willing."""
         try:
-            link.search(
-                self._options.base,
-                "(objectClass=*)",
-                ["1.1"],
-                end - monotonic(),
-                scope=ldap3.BASE,
-                tolerated=_NO_BASE,
-            )
-        except DirectoryError:
-            return  # the search for people will say it
-        if int(link.result["result"]) in _NO_BASE:
-            what = f"{link.url}: it does not have {self._options.base}: {link.result['description']}"
-            raise Broken(DirectoryError(what, "check `base`; may bind_dn see it, and does this server hold it?"))
+            link.search(self._options.base, "(objectClass=*)", ["1.1"], end - monotonic(), scope=ldap3.BASE)
+        except DirectoryError as fault:
+            raise Broken(fault) from None
 
 
 _loading: dict[LdapOptions, Loading] = {}
