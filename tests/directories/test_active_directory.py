@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.directories.databases import listed, names
-from tests.servers import Authority, SambaAd
+from tests.servers import Authority, SambaAd, samba
+from tests.servers.process import run
 from transport.config.settings import LdapOptions
 from transport.directories import ldap_connect
 from transport.directories.base import DirectoryError, DirectoryTimeout
@@ -171,3 +172,30 @@ def test_a_hung_controller_is_a_timeout_and_comes_back(samba_ad: SambaAd, make: 
     finally:
         samba_ad.cont()
     assert names(source.ask([("ann", "example.com")], 5)) == {"ann@example.com"}
+
+
+def test_a_controller_that_does_not_say_which_one_it_is(tmp_path: Path) -> None:
+    """Where invocationId may not be read nobody knows whose change numbers these are: listed and asked as ever, and
+    every sync is a compare."""
+    if not samba.BINARY:
+        pytest.skip("samba is not installed")
+    ldap_connect._rings.clear()
+    server = SambaAd()
+    try:
+        server.user("ann", "ann@example.com")
+        bind: dict[str, Any] = {"bind_dn": server.admin, "bind_password_file": str(server.secret_file(tmp_path))}
+        source = LdapSource("ad", LdapOptions((server.url,), base=server.base, schema="active-directory", **bind))
+        before = source.list()
+        assert (len(list(before.records)), before.cookie == b"") == (1, False)
+        root = server._run("ldapsearch", "-LLL", "-o", "ldif-wrap=no", "-s", "base", "-b", "", "dsServiceName")
+        service = root.partition("dsServiceName: ")[2].splitlines()[0]
+        where = f"tdb://{server._data}/private/sam.ldb"
+        hidden = "(OD;;RP;bf96798e-0de6-11d0-a285-00aa003049e2;;AU)"  # invocationId, to whoever is logged in
+        tool = ["samba-tool", "dsacl", "set", "-s", f"{server._data}/smb.conf"]
+        run([*tool, "-H", where, f"--objectdn={service}", f"--sddl={hidden}"])
+        listing = source.list()
+        assert (len(list(listing.records)), listing.cookie) == (1, b"")
+        assert names(source.ask([("ann", "example.com")], 2)) == {"ann@example.com"}
+        source.close()
+    finally:
+        server.close()
