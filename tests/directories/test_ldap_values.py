@@ -59,3 +59,14 @@ def test_a_location_that_is_no_text_leaves_nobody_out(slapd: Slapd, tmp_path: Pa
     assert record.location == "cloud?"
     assert list(source.ask([("ann", "example.com")], 5).records) == [record]
     source.close()
+
+
+@pytest.mark.parametrize("word", ["X400:c=us;a= ;p=example;s=ann", "notes:ann@example.org@example"])
+def test_a_location_that_is_an_address_of_another_kind(slapd: Slapd, tmp_path: Path, word: str) -> None:
+    """It is a word like any other that nobody configured, in a listing and live."""
+    slapd.person("ann", "ann@example.com", targetAddress=word)
+    source = LdapSource("corp", options_of(slapd, tmp_path, location_attribute="targetAddress"))
+    (record,) = source.list().records
+    assert record.location == word
+    assert list(source.ask([("ann", "example.com")], 5).records) == [record]
+    source.close()
