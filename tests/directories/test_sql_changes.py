@@ -114,6 +114,8 @@ def test_a_clock_that_was_ahead_hides_no_change(request: pytest.FixtureRequest, 
         f"CREATE TABLE people (address text, active int, changed {column});"
         f"INSERT INTO people VALUES ('ann@example.com', 1, {now} - {hours}), ('bob@example.com', 1, {now} + {hours})"
     )
+    name = database.url.rpartition("/")[2]
+    database.run(f"ALTER DATABASE {name} SET TimeZone = 'America/New_York'")
     source = source_of(database)
     listing = source.list()
     assert len(listed(listing)) == 2
@@ -172,6 +174,17 @@ def test_numbers_serve_as_watermark(request: pytest.FixtureRequest, tmp_path: Pa
     database.run("UPDATE v SET n = 1700000059 WHERE address = 'b@x.example'")
     later = source.changes(listing.cookie, 10)
     assert changed(source.changes(later.cookie, 10)) == {"a@x.example", "b@x.example"}
+
+
+def test_a_watermark_that_becomes_another_type_is_compared(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Numbers that are times after an ALTER TABLE: what was seen says nothing of what is there now."""
+    database = open_database("sqlite", request, tmp_path)
+    database.run("CREATE TABLE v (address TEXT, n); INSERT INTO v VALUES ('a@x.example', 5), ('b@x.example', 7)")
+    source = database.source("SELECT address, n FROM v", changed="n")
+    listing = source.list()
+    assert len(listed(listing)) == 2
+    database.run("UPDATE v SET n = '2026-01-01 00:00:00'")
+    assert source.changes(listing.cookie, 10).full_needed
 
 
 @pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
