@@ -14,7 +14,7 @@ from policyd import clock
 from policyd.link import Channel, Live
 from policyd.protocols import socketmap
 from policyd.worker.cache import Cache
-from policyd.worker.faces import Socketmap
+from policyd.worker.faces import KINDS, Socketmap
 from policyd.worker.main import Worker
 from transport.config.settings import Daemon, Destination, Directory, Domain, Settings, SqlOptions
 
@@ -123,3 +123,47 @@ def test_what_comes_behind_a_request_that_waits_stays_with_its_client(tmp_path: 
     theirs.close()
     assert sent < enough
     assert held < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "map_name", "request_", "said"),
+    [
+        ("socketmap", "", socketmap.request("transport", "ann@example.com"), b":TEMP "),
+        ("tcp_table", "transport", b"get ann@example.com\n", b"400 "),
+        (
+            "policy",
+            "",
+            b"request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient=ann@example.com\n\n",
+            b"DEFER_IF_",
+        ),
+        ("exim", "", b"decide recipient=ann@example.com\n", b"decision=temp"),
+    ],
+)
+def test_a_fault_is_temp_in_every_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, map_name: str, request_: bytes, said: bytes
+) -> None:
+    """A fault of ours in deciding is "try again later" to every MTA, in its own words: never "not found" or "go on"."""
+    up, supervisor = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def broken(*_: object) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    async def life() -> bytes:
+        loop = asyncio.get_running_loop()
+        worker = Worker(loop, _settings(tmp_path), 1, [], up, None)
+        worker.supervisor.on_close = lambda _: None
+        worker.caches[kind, map_name] = Cache()
+        for name in ("map", "policy", "exim"):
+            monkeypatch.setattr(worker.answerer, name, broken)
+        await loop.connect_accepted_socket(lambda: KINDS[kind](worker, map_name), ours)
+        await loop.sock_sendall(theirs, request_)
+        async with asyncio.timeout(20):
+            reply = await loop.sock_recv(theirs, 65536)
+        worker.supervisor.close()
+        supervisor.close()
+        return reply
+
+    assert said in asyncio.run(life())
+    theirs.close()
