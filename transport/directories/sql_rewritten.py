@@ -19,7 +19,7 @@ from transport.directories.sql_driver import end_call
 from transport.directories.watchdog import Guard
 
 # The table pg_class is seen by the snapshot, names and files that functions give are those of now. Our locks, held to
-# the end of the transaction, keep them so.
+# the end of the transaction, keep them so. The new rows of a materialized view are for every snapshot.
 _EXCHANGED = text(
     "SELECT CAST(CAST(l.relation AS regclass) AS text) FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation"
     " WHERE l.locktype = 'relation' AND l.pid = pg_backend_pid()"
