@@ -311,6 +311,20 @@ def test_a_file_that_is_written_in_place_begins_empty(host: Host) -> None:
     host.until("bob@acme.example", "unknown")  # and once it is left alone it is believed
 
 
+def test_every_fault_is_named_when_nobody_can_be_read(host: Host) -> None:
+    """The last account that could be read breaks: its file is named beside the other's."""
+    host.splitmx.start()
+    host.until("new@acme.example", "unknown")
+    for account in ("acme", "zeta"):
+        path = host.root / f"home/{account}/etc/{account}.example/passwd"
+        path.unlink()
+        os.mkfifo(path)
+        host.until(f"new@{account}.example", "temp")
+    wait_for(lambda: "/zeta.example/passwd" in host.splitmx.run("status").stdout, 10, host.splitmx.tail)
+    assert "/acme.example/passwd" in host.splitmx.run("status").stdout
+    assert "/zeta.example/passwd" in host.splitmx.tail()
+
+
 def test_who_was_not_read_is_no_witness(host: Host) -> None:
     """Everybody of the other domain is gone while one cannot be read: nobody speaks for the host, so it is held."""
     host.splitmx.start()

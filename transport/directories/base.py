@@ -26,12 +26,18 @@ class DirectoryTimeout(DirectoryError):  # noqa: N818  a time-out, as in Timeout
     """It did not answer in time. Only this, never a plain error, counts towards the circuit."""
 
 
+_NAMED = 5  # domains that could not be read, when it is all of them
+
+
 class PartsError(DirectoryError):
-    """Of a directory that is read domain by domain none could be: the first one's fault. parts: as in `Listing`."""
+    """Of a directory that is read domain by domain none could be: the first ones' faults. parts: as in `Listing`."""
 
     def __init__(self, parts: Mapping[str, DirectoryError | None]) -> None:
-        first = next(fault for fault in parts.values() if fault is not None)
-        super().__init__(first.what, first.hint)
+        faults = [fault for fault in parts.values() if fault is not None]
+        first, rest = faults[:_NAMED], len(faults) - _NAMED
+        what = "; ".join(dict.fromkeys(fault.what for fault in first))
+        more = f"; and {rest} more domains that could not be read" if rest > 0 else ""
+        super().__init__(what + more, "; ".join(dict.fromkeys(fault.hint for fault in first)))
         self.parts = parts
 
 
