@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -73,3 +75,26 @@ def _loaded(site: Site) -> dict[str, bool]:
     if status["workers"]["running"][0]["generation"] != status["index"]["generation"]:
         return {}
     return {name: one["loaded"] for name, one in status["directories"].items()}
+
+
+def test_an_index_whose_rows_belong_to_no_domain_moves_nobody(sites: Callable[..., Site]) -> None:
+    """Files of two indexes that were mixed (rows, and no domain for them): who is listed is never taken for a
+    stranger, and the index is made anew."""
+    site = sites("ann@example.com", fresh_for="60s", sync_every="1s").start()
+    assert site.ask("ann@example.com") == ("OK", LOCAL)
+    index = sqlite3.connect(site.folder / "state" / "index.sqlite", isolation_level=None, timeout=10)
+    index.execute("BEGIN IMMEDIATE")
+    index.execute("DELETE FROM domain")
+    index.execute("UPDATE state SET value = value + 1 WHERE key = 'generation'")
+    index.execute("COMMIT")
+    index.close()
+    site.splitmx.signal(site.splitmx.pids("worker")[0], signal.SIGKILL)  # its successor reads the names anew
+    answers = set()
+
+    def rebuilt() -> bool:
+        answers.add(site._ask_if_up("ann@example.com"))
+        return "it has rows of a domain that it does not know" in site.log() and bool(site.status()["index"])
+
+    wait_for(rebuilt, 40, site.splitmx.tail)
+    site.answers("ann@example.com", LOCAL)
+    assert ("OK", REMOTE) not in answers

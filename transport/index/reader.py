@@ -176,6 +176,8 @@ class Reader(Survey):
         ):
             self._domains[name] = number
             self._last_domain = number
+        if stray := schema.astray(self._connection):
+            raise sqlite3.DatabaseError(stray)
         self._read_directories()
 
     def _check_size(self) -> None:

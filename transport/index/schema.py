@@ -78,6 +78,17 @@ def fault(connection: sqlite3.Connection) -> str:
         return _fault(connection)
 
 
+def astray(connection: sqlite3.Connection) -> str:
+    """Why rows and domains are not of one index (files of two that were mixed), or "". Only the first and the last
+    row are looked at. Raises sqlite3.DatabaseError on damage."""
+    stray = connection.execute(
+        "SELECT 1 FROM (SELECT (SELECT domain FROM recipient ORDER BY domain LIMIT 1) AS id"
+        " UNION ALL SELECT (SELECT domain FROM recipient ORDER BY domain DESC LIMIT 1))"
+        " WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM domain)"
+    ).fetchone()
+    return "it has rows of a domain that it does not know" if stray else ""
+
+
 def _fault(connection: sqlite3.Connection) -> str:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != APPLICATION_ID:

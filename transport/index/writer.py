@@ -25,6 +25,13 @@ newer one under the same lock: several short tries succeed where one long one do
 WRITE_WAIT_S = 30.0
 
 
+class Opened(sqlite3.Connection):
+    """A connection that knows which file it has open: SQLite opens the log and the shared memory beside it by their
+    names, so that one to a file that was deleted may write into those of its successor."""
+
+    inode = (0, 0)
+
+
 class Writer:
     """The open index. Threads share it: each takes its own connection, and changes one at a time.
 
@@ -114,14 +121,16 @@ class Writer:
         self.mark = (self._instance, int(rows["generation"]))
         self._domains = {name: number for number, name in self._connection.execute("SELECT id, name FROM domain")}
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> Opened:
         """A connection of the caller's own, for one thread at a time. Raises sqlite3.Error."""
+        before = self._present()
         connection = sqlite3.connect(
             f"file:{file.quoted(self.path)}?mode=rwc",
             uri=True,
             isolation_level=None,
             timeout=WRITE_WAIT_S,
             check_same_thread=False,
+            factory=Opened,
         )
         if not connection.execute("PRAGMA application_id").fetchone()[0]:
             connection.execute(f"PRAGMA page_size = {schema.PAGE}")
@@ -131,7 +140,15 @@ class Writer:
         connection.execute("PRAGMA mmap_size = 0")
         # We say ourselves when the log is written back: a commit must not wait for it.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.inode = before if before == self._present() else (0, 0)
         return connection
+
+    def _present(self) -> tuple[int, int]:
+        try:
+            info = self.path.stat()
+        except OSError:
+            return (0, 0)
+        return info.st_dev, info.st_ino
 
     def check(self, *, deep: bool = False) -> str:
         """Why the file can no longer be used (gone, replaced, damaged), or "". deep: SQLite's own quick_check."""
@@ -158,6 +175,8 @@ class Writer:
                 row = self._connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
                 if row is None or row[0] != self._instance:
                     return "it was overwritten"
+                if found := schema.astray(self._connection):
+                    return found
                 if deep:
                     # A fresh connection: this one might answer out of its page cache.
                     with contextlib.closing(self.connect()) as fresh:
@@ -214,7 +233,8 @@ class Writer:
     def _same_file(self, connection: sqlite3.Connection) -> None:
         """A connection from before a rebuild would write into a file that nobody reads any more."""
         row = connection.execute("SELECT value FROM state WHERE key = 'instance'").fetchone()
-        if row is None or row[0] != self._instance:
+        other = isinstance(connection, Opened) and connection.inode != self._inode
+        if other or row is None or row[0] != self._instance:
             raise IndexFault(f"{self.path} was rebuilt meanwhile", "the directory is read again")
 
     def bump(self, connection: sqlite3.Connection) -> int:
