@@ -30,7 +30,7 @@ _LIST_ADDRESSES = (
     "", "-admin", "-bounces", "-confirm", "-join", "-leave", "-owner", "-request", "-subscribe", "-unsubscribe",
 )  # fmt: skip
 _LARGEST = 16 << 20  # octets of one file; the largest host's have a few
-_WRITING = 3.0  # seconds for which an empty file may be one that is being written
+_WRITING = 3.0  # seconds for which an empty file, or none, may be one that is being written
 _MOST = 500_000  # lines of it: of three octets each they would fill a gigabyte of memory
 _ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines takes for the end of one
 _RIGHTS = (
@@ -148,7 +148,7 @@ class Tree:
         path = home / "etc" / domain / "passwd"
         text = self._read(path) or ""
         if not text and _just_written(path):
-            raise DirectoryError(f"{path} is empty and was written a moment ago", "it is read again")
+            raise DirectoryError(f"{path} was emptied or removed a moment ago", "it is read again")
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
         if lines and ":" not in lines[-1] and not text.endswith(("\n", "\r")):
             raise DirectoryError(
@@ -221,11 +221,13 @@ class Tree:
 
 
 def _just_written(path: Path) -> bool:
-    """Whether somebody may be writing the file in place, which begins with an empty one: nobody of it has left yet."""
-    try:
-        return 0 <= time.time() - path.stat().st_mtime < _WRITING
-    except OSError:
-        return False
+    """Whether somebody may be writing the file in place, which begins with an empty one or none: nobody has left."""
+    for one in (path, path.parent):  # the folder's time is that of a name's coming or going
+        try:
+            return 0 <= time.time() - one.stat().st_mtime < _WRITING
+        except OSError:
+            continue
+    return False
 
 
 def _need_targets(*paths: Path) -> None:
