@@ -107,3 +107,19 @@ def test_a_user_who_may_not_read_locks_is_served(postgres: Postgres) -> None:
             assert len(list(source.list().records)) == 1
     finally:
         postgres.sql("DROP OWNED BY plain; DROP ROLE plain", "hardened")
+
+
+def test_a_kin_of_postgresql_that_fails_when_it_is_asked_for_locks(postgres: Postgres) -> None:
+    """An internal error there (YugabyteDB, where pg_locks is switched off) hides nobody, listing for listing."""
+    postgres.database(
+        "kin",
+        "CREATE TABLE r (address text); INSERT INTO r VALUES ('ann@example.com');"
+        " CREATE FUNCTION broken() RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'get lock status is unavailable' USING ERRCODE = 'XX000'; END $$;"
+        " CREATE VIEW public.pg_locks AS SELECT l.locktype, l.database, l.relation, broken() AS pid"
+        " FROM pg_catalog.pg_locks l; GRANT SELECT ON r, public.pg_locks TO reader;"
+        " ALTER DATABASE kin SET search_path = public, pg_catalog",
+    )
+    url = postgres.url_of("kin", "reader", postgres.reader_password)
+    with closing(SqlSource("here", SqlOptions(url, "SELECT * FROM r"))) as source:
+        assert len(list(source.list().records)) == 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import NotSupportedError, ProgrammingError
+from sqlalchemy.exc import InternalError, NotSupportedError, ProgrammingError
 
 from transport.directories.base import DirectoryError
 from transport.directories.sql_connect import BULK
@@ -40,7 +40,9 @@ def need_unexchanged(connection: Connection) -> None:
     try:
         with Guard(BULK, lambda: end_call(raw)):
             name = connection.execute(_EXCHANGED).scalar()
-    except (NotSupportedError, ProgrammingError):
+    except (InternalError, NotSupportedError, ProgrammingError) as error:
+        if error.connection_invalidated:
+            raise
         return  # a kin of PostgreSQL without these words, or a user who may not read them
     if name is not None:
         raise DirectoryError(
