@@ -11,7 +11,7 @@ import json
 
 from transport.config.settings import LdapOptions
 from transport.directories.base import Changes, DirectoryError
-from transport.directories.ldap_connect import Link
+from transport.directories.ldap_connect import Broken, Link
 from transport.directories.ldap_entries import Entries
 from transport.directories.ldap_places import SYNC_REQUEST, stamps_at
 from transport.directories.ldap_sync import content_sync, context_csn
@@ -33,6 +33,9 @@ def first_cookie(link: Link, options: LdapOptions) -> bytes:
                 return packed({"server": link.server, "sync": f"rid=000,csn={';'.join(stamps)}", **part})
     except DirectoryError:
         pass  # a listing needs no mark: without one every sync is a compare
+    except Broken:
+        if not link.open:
+            raise
     return b""
 
 

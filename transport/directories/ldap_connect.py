@@ -381,9 +381,12 @@ class Link:
     def _whole(
         self, base: str, wanted: str, attributes: Sequence[str], timeout: float, controls: Sequence[Any] | None
     ) -> list[dict[str, Any]]:
-        """A search without pages; where it is refused they are tried again next time."""
+        """A search without pages; where it is refused or breaks off they are tried again next time."""
         try:
             return self.search(base, wanted, attributes, timeout, controls=controls)
+        except Broken:
+            _no_pages.discard(self.server)  # too many at once, perhaps: it would never end
+            raise
         except DirectoryError as fault:
             _no_pages.discard(self.server)
             hint = f"{fault.hint}; or name the server itself in url: a proxy before it mixes up pages"

@@ -36,28 +36,35 @@ class Loading:
 
     def need(self, link: Link, end: float) -> None:
         """Raises Broken when the server does not have everybody yet: another one may. end: monotonic."""
+        partial = False
         try:
             root = self._roots.get(link.server) or root_of(link, end - monotonic())
             if suffix_of(root, self._options.base) and ACTIVE_DIRECTORY not in root["supportedCapabilities"]:
                 self._roots[link.server] = root
-                self._full(link, root, end)
+                partial = self._partial(link, root, end)
         except DirectoryError:
             pass  # what cannot be asked says nothing
+        except Broken:
+            if not link.open:
+                raise
+            # likewise: a proxy answers `other` or `unavailable` for what is not behind it, the suffix above the base
+        if partial:
+            what = f"{link.url}: its contextCSN is missing: it does not have everybody yet"
+            raise Broken(DirectoryError(what, _HINT))
         if len(self._options.url) > 1:
             self._based(link, end)
 
-    def _full(self, link: Link, root: Mapping[str, Sequence[str]], end: float) -> None:
+    def _partial(self, link: Link, root: Mapping[str, Sequence[str]], end: float) -> bool:
         base = self._options.base
         if context_csn(link, root, base, end - monotonic()):
             self._had.add(link.server)
-            return
-        missing = link.server in self._had
-        if not missing and SYNC_REQUEST in root["supportedControl"]:
-            # offered, and without a state to begin with; other servers than OpenLDAP have states of their own kinds
-            missing = stamps_at(link, base, end - monotonic()) == "" and names_no_state(link.result)
-        if missing:
-            what = f"{link.url}: its contextCSN is missing: it does not have everybody yet"
-            raise Broken(DirectoryError(what, _HINT))
+            return False
+        if link.server in self._had:
+            return True
+        if SYNC_REQUEST not in root["supportedControl"]:
+            return False
+        # offered, and without a state to begin with; other servers than OpenLDAP have states of their own kinds
+        return stamps_at(link, base, end - monotonic()) == "" and names_no_state(link.result)
 
     def _based(self, link: Link, end: float) -> None:
         """Of several servers the one that is asked must have the base, and be willing."""
