@@ -260,3 +260,15 @@ def test_postfixadmin_live_uses_the_indexes(kind: str, request: pytest.FixtureRe
     database.run("ANALYZE TABLE mailbox, alias" if kind == "mariadb" else "ANALYZE")
     explained = database.source("", schema="postfixadmin").explain_live()
     assert explained.ok, explained
+
+
+def test_a_clock_that_is_ahead_is_named_where_the_watermark_goes_back(database: Database) -> None:
+    """Whose stamp was the largest changes again, by a clock that is ahead: nothing was removed, and a compare tells."""
+    put(database, "old@example.com", 7200)
+    put(database, "ann@example.com", 10)
+    source = source_of(database)
+    cookie = source.changes(b"", 100).cookie
+    put(database, "ann@example.com", -172800)
+    changes = source.changes(cookie, 100)
+    assert changes.full_needed
+    assert "clock" in changes.why

@@ -198,7 +198,8 @@ def changes_since(
     if _went_back(since, largest):
         return Changes(
             full_needed=True,
-            why=f"the largest value of {options.changed} went back: rows were removed, or the table is another one",
+            why=f"the largest value of {options.changed} went back: rows were removed, the table is another one, or "
+            "the clock that writes it is ahead",
         )
     column = _column(options)
     clause = text(f"SELECT * {_from(options)} WHERE {column} >= :since")
