@@ -59,7 +59,7 @@ class Between:
                 if self.cutting and _SUBTREE in data and _PAGED not in data:
                     break
                 if self.refusing and self.refusing in data:
-                    client.sendall(b"\x30\x0c\x02\x01" + data[4:5] + b"\x65\x07\x0a\x01\x50\x04\x00\x04\x00")
+                    client.sendall(_other(data))
                     continue
                 if self.mixing and pages == 2:
                     made.append(self._upstream(client))
@@ -72,6 +72,13 @@ class Between:
     def close(self) -> None:
         """Accept nobody any more."""
         self._listening.close()
+
+
+def _other(request: bytes) -> bytes:
+    """The end of a search with `other`, for the number of this request."""
+    at = 2 + (request[1] & 0x7F if request[1] & 0x80 else 0)  # behind its length
+    body = request[at : at + 2 + request[at + 1]] + b"\x65\x07\x0a\x01\x50\x04\x00\x04\x00"
+    return bytes((0x30, len(body))) + body
 
 
 @pytest.fixture(scope="module")
