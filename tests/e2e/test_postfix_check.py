@@ -314,6 +314,24 @@ def test_a_cleanup_service_for_the_way_in(cleaned: Cleaned) -> None:
     assert not has(site, "cleanup")
 
 
+def test_lines_that_are_missing_are_no_fault_of_services(cleaned: Cleaned) -> None:
+    """Before `postfix show` was applied main.cf lacks our maps, and no service is told to take something out for it."""
+    site = Site(cleaned, domain={"delivery": '"dual"'})
+    assert has(site, "virtual_alias_maps lacks")
+    assert not has(site, "a cleanup(8) without our")
+
+    override("cleanup/unix/virtual_alias_maps=")(site)
+
+    assert has(site, "a cleanup(8) without our virtual_alias_maps")
+    assert not has(site, "a cleanup(8) without our recipient_bcc_maps")
+
+    site.mta.command("postconf", "-PX", "cleanup/unix/virtual_alias_maps")
+    site.mta.set(content_filter="smtp:[127.0.0.1]:10024")
+    site.mta.command("postconf", "-Me", "127.0.0.1:10025/inet=127.0.0.1:10025 inet n - n - - smtpd -o content_filter=")
+
+    assert not has(site, "neither on the way in nor behind")
+
+
 def test_restrictions_by_a_name(cleaned: Cleaned) -> None:
     """An smtpd(8) whose `-o` names a list of main.cf meets the policy service if that list has it."""
     site = prepared(cleaned)

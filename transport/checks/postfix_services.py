@@ -109,11 +109,14 @@ class Services:
         return [s for s in entries if s not in again and s.own("content_filter") != ""], again
 
     def _asks(self, service: Service, parameter: str) -> bool:
-        """Whether mail that comes in there meets our entries of a map of cleanup(8)."""
+        """Whether mail that comes in there meets our entries of a map of cleanup(8), once main.cf has them.
+
+        Where main.cf lacks them that is said elsewhere, with its cure: it is no fault of each service.
+        """
         name = self.postfix.of(service, "cleanup_service_name") or "cleanup"
         cleanup = self.postfix.service(name)
-        value = self.postfix.full(parameter) if cleanup is None else self.postfix.of(cleanup, parameter)
-        return not self._unmapped(service) and any(map(self.is_ours, split_list(value)))
+        value = None if cleanup is None else cleanup.own(parameter)
+        return not self._unmapped(service) and (value is None or any(map(self.is_ours, split_list(value))))
 
     def _unmapped(self, service: Service) -> bool:
         return "no_address_mappings" in self._options(service)
