@@ -332,6 +332,17 @@ def test_lines_that_are_missing_are_no_fault_of_services(cleaned: Cleaned) -> No
     assert not has(site, "neither on the way in nor behind")
 
 
+def test_origin_in_a_file(cleaned: Cleaned) -> None:
+    """Debian's `myorigin = /etc/mailname` counts with what the file says, for copies to a bare name too."""
+    site = prepared(cleaned)
+    site.mta.set(always_bcc="archive")
+    assert not has(site, "always_bcc")
+
+    site.mta.set(myorigin=str(site.mta.file("mailname", "example.com\n")))
+
+    assert has(site, "always_bcc = archive: with the daemon stopped mail of every domain is put off")
+
+
 def test_restrictions_by_a_name(cleaned: Cleaned) -> None:
     """An smtpd(8) whose `-o` names a list of main.cf meets the policy service if that list has it."""
     site = prepared(cleaned)

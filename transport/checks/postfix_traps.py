@@ -20,7 +20,7 @@ from transport.maps.guard import spellings
 from transport.mta.postfix import Postfix, split_list
 from transport.mta.postfix_parts import RECIPIENT_MAPS, RELAY, VIRTUAL, Plan
 from transport.mta.postfix_plan import Planner, maps_directory
-from transport.mta.postfix_policy import FINAL, PERMITS, pairs
+from transport.mta.postfix_policy import FINAL, PERMITS, appended, pairs
 
 STATIC_ONLY = ("relay_domains", "smtp_tls_policy_maps", "smtp_generic_maps", "lmtp_generic_maps")
 _NOBODY = "splitmx-lists-nobody-of-this-name"
@@ -193,7 +193,7 @@ class _Traps:
                            f"{self.domains[0].name} is put off, to whatever domain; not so deployed both")  # fmt: skip
 
     def _of_ours(self, address: str) -> bool:
-        name = fold_domain(address.rpartition("@")[2] if "@" in address else self.postfix.full("myorigin")) or ""
+        name = fold_domain(address.rpartition("@")[2] if "@" in address else appended(self.postfix)[1]) or ""
         return any(name == domain.name for domain in self.domains)
 
     def _is_for_us(self, key: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from transport.address import fold_domain
 from transport.config.settings import Unknown
-from transport.mta.postfix import split_list
+from transport.mta.postfix import Postfix, split_list
 from transport.mta.postfix_parts import Setting
 
 if TYPE_CHECKING:
@@ -78,14 +78,12 @@ def _closed(planner: Planner) -> str:
     return f", {{ default_action = {_TRY_LATER} }} }}"
 
 
-def _origin(planner: Planner) -> str:
-    """What turns a recipient without a domain, or with one label of it, into one of ours; smtpd(8) names them to the
-    policy service as they are. `@DOMAIN` is $myorigin, `@.DOMAIN` what append_dot_mydomain puts behind a label.
-    """
+def appended(postfix: Postfix) -> tuple[str, str]:
+    """What Postfix puts behind one label (append_dot_mydomain; "" for nothing), and $myorigin, read from a file too."""
     above = ""
-    if planner.postfix.full("append_dot_mydomain") == "yes":
-        above = fold_domain(planner.postfix.full("mydomain")) or ""
-    text = planner.postfix.full("myorigin").strip()
+    if postfix.full("append_dot_mydomain") == "yes":
+        above = fold_domain(postfix.full("mydomain")) or ""
+    text = postfix.full("myorigin").strip()
     if text.startswith("/"):
         try:
             text = Path(text).read_text(errors="replace").strip()
@@ -93,6 +91,14 @@ def _origin(planner: Planner) -> str:
             text = ""
     if above and text and "." not in text:
         text += f".{above}"
+    return above, text
+
+
+def _origin(planner: Planner) -> str:
+    """What turns a recipient without a domain, or with one label of it, into one of ours; smtpd(8) names them to the
+    policy service as they are. `@DOMAIN` is $myorigin, `@.DOMAIN` what append_dot_mydomain puts behind a label.
+    """
+    above, text = appended(planner.postfix)
     domains = [d for d in planner.settings.domains.values() if d.enabled != "no"]
     name = fold_domain(text)
     found = ""
