@@ -21,6 +21,7 @@ from policyd.children import Child, Slot
 from policyd.link import LinkClosedError, Message
 from policyd.listeners import Listeners
 from policyd.loader import Loaded, Loader, needs_restart, reap
+from policyd.loop import step_back
 from policyd.parts import cut
 from transport.config.settings import Settings
 
@@ -206,6 +207,7 @@ class Supervisor:
         self, listeners: list[sockets.Open], links: list[tuple[Slot, socket.socket, socket.socket]]
     ) -> Callable[[socket.socket], None]:
         def main(up: socket.socket) -> None:
+            step_back()
             from policyd.keeper import main as keeper
 
             for _, theirs, _ in links:

@@ -18,7 +18,7 @@ TURN = 0.001
 LEAST = 2
 """Addresses of one message at least: 1,000 a second."""
 
-_PART = 50  # of what waits, so much goes at once: however many wait, the last one goes within 0.4 s
+_PART = 50  # of what waits, a fiftieth goes at once: of 1,000 that wait the last one goes within 0.4 s
 _HANDFUL, _HANDFULS = 1, 10  # answers handed out at once: one, or a tenth of what is there
 _LINGER = 0.1  # seconds since somebody was answered at once, until strangers have the worker for themselves
 
