@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,13 +106,16 @@ class Static:
         """In a thread: the files that we keep, and whether there is something in each."""
         from transport.maps import guard
 
-        try:
-            files = [p for p in self.folder.iterdir() if p.is_file() and p.name[0] != "."]
-            files = [p for p in files if not p.name.startswith(f"{guard.NAME}-")]  # somebody's log or journal of it
-            every = self.settings.static is not None
-            found = {p: p.stat().st_size > 0 for p in files if every or p.name == guard.NAME}
-        except OSError:
-            return {}
+        found = {}
+        every = self.settings.static is not None
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name[0] == "." or path.name.startswith(f"{guard.NAME}-"):  # somebody's log or journal of it
+                    continue
+                with contextlib.suppress(OSError):  # it goes just now: no reason to miss no other
+                    info = path.stat()
+                    if stat.S_ISREG(info.st_mode) and (every or path.name == guard.NAME):
+                        found[path] = info.st_size > 0
         if not self.error and self._keeps_guard:
             found[self.folder / guard.NAME] = True
         return found

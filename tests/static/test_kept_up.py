@@ -149,6 +149,33 @@ def test_a_build_that_does_not_end_keeps_nobody_from_the_table(
         asyncio.run(life())
 
 
+def test_a_file_that_goes_while_they_are_counted_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cleaned: Callable[[Callable[[], object]], None]
+) -> None:
+    """Removed in the very moment behind a build, the table of our domains is missed all the same."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    (maps / "gone").touch()
+    (maps / guard.NAME).touch()
+    looked, real = [], Path.stat
+
+    def going(path: Path, **more: bool) -> os.stat_result:
+        if path.name == "gone":
+            looked.append(path)
+            if len(looked) > 1:
+                raise FileNotFoundError(path)
+        return real(path, **more)
+
+    async def life() -> dict[Path, bool]:
+        static = Static(Settings(daemon=Daemon(state=tmp_path), static=StaticSettings(maps, ("lmdb",))), tmp_path)
+        cleaned(static.close)
+        static._standing()
+        return static._standing()
+
+    monkeypatch.setattr(Path, "stat", going)
+    assert asyncio.run(life()) == {maps / guard.NAME: True}
+
+
 def test_what_a_build_could_not_bring_up_to_date_is_not_damaged(tmp_path: Path) -> None:
     """A table of other domains that stays since nothing was read yet: nobody is accused of having removed it."""
     maps = tmp_path / "maps"
