@@ -22,6 +22,7 @@ _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERRO
 _EVERY = 60.0  # seconds between two lines of one kind
 _LONGEST = 3500  # octets of a line: with its neighbour less than PIPE_BUF, which a writable pipe takes at once
 _KINDS = 1000  # kinds remembered; beyond, the oldest are forgotten
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 
 logger = logging.getLogger("splitmx")
 _process = "splitmx"
@@ -126,6 +127,11 @@ def process(name: str) -> None:
 
 def _text(message: str, fields: dict[str, object]) -> str:
     return " ".join([message, *(f"{key.rstrip('_')}={quote(value)}" for key, value in fields.items())])
+
+
+def kind_of(text: str) -> str:
+    """A message without its digits, which change from one time to the next: what tells it from another one."""
+    return text.translate(_NO_DIGITS)
 
 
 def say(level: int, message: str, **fields: object) -> None:

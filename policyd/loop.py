@@ -73,9 +73,8 @@ def wait_for_others() -> None:
     """From now on this process and its threads preempt nobody when they wake up (SCHED_BATCH, sched(7)), and give way
     to others that do (a long slice, where the kernel is 6.12 or newer).
 
-    Their share of the processors is anybody's. A policy that somebody chose for us is left alone.
+    Their share of the processors stays whole, unlike with nice(2). A policy that somebody chose for us is left alone.
     """
-    step_back()
     with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed: only a little slower for workers
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

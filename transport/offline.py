@@ -194,8 +194,11 @@ class OfflineKnowledge:
         return tuple(chosen)
 
     def _read(self, directory: str, domain: str) -> bool:
-        """Whether this domain's part of a file directory could be read just now."""
-        return self._parts.get(directory, {}).get(domain) is None
+        """Whether this domain's part of a file directory (or that of the one it is below) could be read just now."""
+        parts = self._parts.get(directory, {})
+        while domain and domain not in parts:
+            domain = domain.partition(".")[2]
+        return parts.get(domain) is None
 
     def _file(self, directory: Directory) -> Mapping[tuple[str, str], Record]:
         """A file's records by address; empty, and a fault noted, when it cannot be read."""

@@ -43,7 +43,6 @@ from transport.sync import SyncReport
 _BEAT = 0.5
 _EXIT_HOPELESS = 71
 _LAST_WORDS = 0.3  # seconds that each file may take when we are to stop
-_NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
 class Keeper:
@@ -251,7 +250,7 @@ class Keeper:
                             why="; ".join(sorted({one.why for one in report.held_changes}))[:300])  # fmt: skip
         else:
             # by its text: who mends one fault and reloads is to see the next one; another age or count is none
-            kind = report.error.translate(_NO_DIGITS)
+            kind = log.kind_of(report.error)
             log.limited(log.WARNING, f"sync {name} {kind}", "directory was not read", directory=name,
                         error=report.error, hint=report.hint)  # fmt: skip
             if report.broken and sync.instance == sync.writer.instance:  # else it was rebuilt meanwhile

@@ -8,7 +8,6 @@ from transport.sync import SyncReport
 from transport.sync.report import UnreadPart
 
 _SAID = 5  # of one reading: `status` has them all
-_NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
 class Unread:
@@ -39,4 +38,4 @@ class Unread:
 
 def _kind(part: UnreadPart) -> tuple[str, str]:
     """Domain and fault, without what changes from one reading to the next."""
-    return part.domain, part.why.translate(_NO_DIGITS)
+    return part.domain, log.kind_of(part.why)

@@ -31,15 +31,17 @@ def _settings(state: Path) -> Settings:
     )
 
 
+def broken(*_: object) -> Any:
+    """A fault of ours."""
+    raise RuntimeError("a fault of ours")
+
+
 def test_a_fault_behind_a_live_answer_is_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited is told to try again, what came behind it is answered, and nobody waits for an answer for ever."""
     up, supervisor = socket.socketpair()
     link, keeper = socket.socketpair()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-
-    def broken(*_: object) -> Any:
-        raise RuntimeError("a fault of ours")
 
     async def life() -> bytes:
         loop = asyncio.get_running_loop()
@@ -146,9 +148,6 @@ def test_a_fault_is_temp_in_every_protocol(
     up, supervisor = socket.socketpair()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-
-    def broken(*_: object) -> Any:
-        raise RuntimeError("a fault of ours")
 
     async def life() -> bytes:
         loop = asyncio.get_running_loop()

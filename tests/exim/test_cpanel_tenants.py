@@ -91,8 +91,10 @@ def _giant(path: Path) -> None:
 
 
 def _many(path: Path, end: str = "\n") -> None:
-    with path.open("w", newline="") as file:
+    new = path.with_name("new")  # half of it would be a list of other mailboxes
+    with new.open("w", newline="") as file:
         file.writelines(f"{n:x}:{end}" for n in range(500_002))
+    new.rename(path)
 
 
 def _no_folder(path: Path) -> None:
@@ -180,6 +182,19 @@ def test_a_domain_is_not_retired_unread(host: Host, daemon: bool) -> None:
     done = host.splitmx.run("retire", "--dry-run", "acme.example")
     assert done.returncode == 75, done.stdout
     assert "not read yet: cp" in done.stderr
+
+
+def test_strangers_below_a_domain_that_cannot_be_read_are_put_off_without_a_daemon(host: Host) -> None:
+    """A command that reads the host by itself takes no absence below that domain for a no."""
+    config = CONFIG.replace('unknown = "reject"', 'unknown = "reject"\nsubdomains = "match"', 1)
+    host.splitmx.write(host.text(config))
+    assert host.splitmx.run("query", "relay_recipients", "new@acme.example").returncode == 1
+    assert host.splitmx.run("query", "relay_recipients", "new@sub.acme.example").returncode == 0, "the other side knows"
+    path = host.root / HOME
+    path.unlink()
+    os.mkfifo(path)
+    for address in ("new@acme.example", "new@sub.acme.example"):
+        assert host.splitmx.run("query", "relay_recipients", address).returncode == 75, address
 
 
 def test_a_tenant_who_was_never_read(host: Host) -> None:
